@@ -56,9 +56,25 @@ impl Function {
         }
     }
 
-    /// The function with this discriminant.
+    /// The function with this discriminant. A match and no table look-up, which the BPF verifier
+    /// could not follow.
     pub const fn from_u8(raw: u8) -> Option<Self> {
-        if raw >= 1 && raw <= 13 { Some(Self::ALL[raw as usize - 1]) } else { None }
+        Some(match raw {
+            1 => Function::Malloc,
+            2 => Function::Calloc,
+            3 => Function::Realloc,
+            4 => Function::Reallocarray,
+            5 => Function::PosixMemalign,
+            6 => Function::AlignedAlloc,
+            7 => Function::Memalign,
+            8 => Function::Valloc,
+            9 => Function::Pvalloc,
+            10 => Function::Free,
+            11 => Function::Cfree,
+            12 => Function::FreeSized,
+            13 => Function::FreeAlignedSized,
+            _ => return None,
+        })
     }
 
     /// True for the functions that only release memory and so need no return probe.

@@ -1,0 +1,53 @@
+//! What is remembered of a thread between two probes.
+
+use memtrace_common::{counter::Counter, limits::MAX_FRAMES, record::StackHeader};
+
+use crate::{
+    counters::count,
+    maps::{NEW_THREAD, THREADS},
+};
+
+/// Per-thread state, a map value. Kept in a map and not per CPU, since uprobe programs can be
+/// preempted and migrate between entry and return.
+#[repr(C)]
+pub struct Thread {
+    /// Stack pointer at the entry of the outermost allocator call (pointing at its return address);
+    /// 0 when the thread is in none.
+    pub call_sp: u64,
+    /// Requested bytes of that call.
+    pub size: u64,
+    /// realloc: the old block, 0 for none. posix_memalign: where the result goes.
+    pub pointer: u64,
+    /// The call's `Function` discriminant.
+    pub function: u64,
+    /// Block and stack pointer of the last free_sized or the like, whose inner call of free is the
+    /// same release.
+    pub sized_free: u64,
+    pub sized_free_sp: u64,
+    /// A Stack record in the making.
+    pub stack: StackHeader,
+    pub frames: [u64; MAX_FRAMES],
+}
+
+/// The state of a thread that was seen before.
+#[inline(always)]
+pub fn known(tid: u32) -> Option<&'static mut Thread> {
+    // SAFETY: map values are aligned and live for the program's run; only the thread itself touches
+    // its own, and a signal handler that allocates is told apart by its stack pointer.
+    THREADS.get_ptr_mut(tid).map(|thread| unsafe { &mut *thread })
+}
+
+/// The state of a thread, made at its first event. None when the table is full, which is counted.
+#[inline(always)]
+pub fn get(tid: u32) -> Option<&'static mut Thread> {
+    if let Some(thread) = known(tid) {
+        return Some(thread);
+    }
+    let empty = NEW_THREAD.get(0)?;
+    let _ = THREADS.insert(tid, empty, 0);
+    let thread = known(tid);
+    if thread.is_none() {
+        count(Counter::ThreadTableFull);
+    }
+    thread
+}
