@@ -1,1 +1,63 @@
-fn main() {}
+//! Sets up, demonstrates and tests memtrace: `cargo xtask --help`.
+//!
+//! Depends on nothing of memtrace, so that it builds on a machine where memtrace doesn't yet.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+mod bpf_toolchain;
+mod lint;
+mod packages;
+mod run;
+mod setup;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set up, demo and test memtrace")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what compiles the BPF programs; afterwards `cargo build` just works
+    Setup {
+        /// Also install the system packages that this task needs
+        #[arg(long = "for", value_name = "TASK")]
+        purpose: Option<Purpose>,
+    },
+    /// Run clippy on the BPF programs, for their own target
+    LintBpf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Purpose {
+    Demo,
+    Test,
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Setup { purpose } => set_up(purpose),
+        Task::LintBpf => lint::bpf(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn set_up(purpose: Option<Purpose>) -> anyhow::Result<()> {
+    setup::compiler()?;
+    match purpose {
+        None => Ok(()),
+        Some(Purpose::Demo) => packages::ensure_tools(&packages::DEMO),
+        Some(Purpose::Test) => packages::ensure_tools(&packages::TEST),
+        Some(Purpose::Bench) => packages::ensure_tools(&packages::BENCH),
+    }
+}
