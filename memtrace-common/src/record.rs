@@ -95,6 +95,9 @@ pub struct StackHeader {
     pub stack: u64,
     /// As in [`AllocRecord`].
     pub pid_tid: u64,
+    /// CLOCK_MONOTONIC when the stack was walked, nanoseconds: tells which mappings its addresses
+    /// belong to.
+    pub time_ns: u64,
     /// Number of u64 addresses that follow. The first one is the instruction after the call into
     /// the allocator; all but signal-interrupted frames are return addresses.
     pub frames: u16,
@@ -118,14 +121,14 @@ pub struct LifeRecord {
 const _: () = {
     assert!(size_of::<AllocRecord>() == 32);
     assert!(size_of::<FreeRecord>() == 16);
-    assert!(size_of::<StackHeader>() == 32);
+    assert!(size_of::<StackHeader>() == 40);
     assert!(size_of::<LifeRecord>() == 24);
     assert!(core::mem::offset_of!(AllocRecord, size_function) == 8);
     assert!(core::mem::offset_of!(AllocRecord, stack) == 16);
     assert!(core::mem::offset_of!(AllocRecord, pid_tid) == 24);
     assert!(core::mem::offset_of!(FreeRecord, pid_tid) == 8);
     assert!(core::mem::offset_of!(StackHeader, stack) == 8);
-    assert!(core::mem::offset_of!(StackHeader, frames) == 24);
-    assert!(core::mem::offset_of!(StackHeader, end) == 26);
+    assert!(core::mem::offset_of!(StackHeader, frames) == 32);
+    assert!(core::mem::offset_of!(StackHeader, end) == 34);
     assert!(core::mem::offset_of!(LifeRecord, other) == 16);
 };

@@ -1,6 +1,9 @@
 //! The call stack of an event: walked here, interned here, sent once.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_user, programs::RetProbeContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
+    programs::RetProbeContext,
+};
 use memtrace_common::{
     counter::Counter,
     limits::MAX_FRAMES,
@@ -69,6 +72,8 @@ pub fn capture(thread: &mut Thread, registers: Registers, pid_tid: u64) -> u64 {
         tag: tag(Kind::Stack, 0),
         stack: id,
         pid_tid,
+        // SAFETY: a helper call without arguments.
+        time_ns: unsafe { bpf_ktime_get_ns() },
         frames: frames as u16,
         end: end as u8,
         pad: [0; 5],

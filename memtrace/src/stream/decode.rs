@@ -50,11 +50,12 @@ fn alloc(kind: Kind, address: u64, record: &[u8]) -> Option<Event<'_>> {
 fn stack(record: &[u8]) -> Option<Event<'_>> {
     let stack = word(record, core::mem::offset_of!(StackHeader, stack))?;
     let (pid, _) = pid_tid(record, core::mem::offset_of!(StackHeader, pid_tid))?;
+    let time_ns = word(record, core::mem::offset_of!(StackHeader, time_ns))?;
     let frames = record.get(core::mem::offset_of!(StackHeader, frames)..)?.first_chunk::<2>()?;
     let end = StackEnd::from_u8(*record.get(core::mem::offset_of!(StackHeader, end))?)?;
     let bytes = usize::from(u16::from_ne_bytes(*frames)) * size_of::<u64>();
     let addresses = record.get(size_of::<StackHeader>()..)?.get(..bytes)?;
-    Some(Event::Stack { pid, stack, end, addresses: Addresses::from_bytes(addresses) })
+    Some(Event::Stack { pid, stack, time_ns, end, addresses: Addresses::from_bytes(addresses) })
 }
 
 fn word(record: &[u8], offset: usize) -> Option<u64> {
@@ -100,11 +101,16 @@ mod tests {
 
     #[test]
     fn a_stack_has_the_frames_that_its_header_counts() {
-        let mut record = bytes(&[tag(Kind::Stack, 0), 42, 7 << 32 | 9]);
+        let mut record = bytes(&[tag(Kind::Stack, 0), 42, 7 << 32 | 9, 1234]);
         record.extend([2, 0, StackEnd::DepthLimit as u8, 0, 0, 0, 0, 0]);
         record.extend(bytes(&[0x1000, 0x2000]));
-        let Some(Event::Stack { pid: 7, stack: 42, end: StackEnd::DepthLimit, addresses }) =
-            decode(&record)
+        let Some(Event::Stack {
+            pid: 7,
+            stack: 42,
+            time_ns: 1234,
+            end: StackEnd::DepthLimit,
+            addresses,
+        }) = decode(&record)
         else {
             panic!("not a stack: {:?}", decode(&record));
         };

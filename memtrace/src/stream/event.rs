@@ -25,7 +25,8 @@ pub enum Event<'a> {
     /// unless `size` is 0, where the block was released.
     ReallocEnd { pid: u32, tid: u32, address: u64, size: u64, stack: StackKey, function: Function },
     /// The frames behind a stack id, innermost first; comes before the first event that uses it.
-    Stack { pid: u32, stack: StackKey, end: StackEnd, addresses: Addresses<'a> },
+    /// `time_ns` is CLOCK_MONOTONIC when it was walked.
+    Stack { pid: u32, stack: StackKey, time_ns: u64, end: StackEnd, addresses: Addresses<'a> },
     /// `pid` forked `child`: the child has copies of all the parent's blocks.
     Fork { pid: u32, child: u32 },
     /// `pid` replaced its program; its old blocks are gone.
