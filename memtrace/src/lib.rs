@@ -13,4 +13,8 @@ pub mod probes;
 
 pub mod profile;
 
+pub mod heap;
+
+pub mod file;
+
 pub mod symbols;

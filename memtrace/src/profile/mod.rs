@@ -1,16 +1,25 @@
 //! The result of a recording, as plain data: who allocated what from where.
 //!
 //! A [`Profile`] needs no process, no kernel and no privilege. It is filled from a recording on
-//! disk and read by `report` and `export`.
+//! disk and read by `report` and `export`. [`Tables`] and [`Timeline`] are its growing parts while
+//! a recording is under way.
 //!
 //! Tables refer to each other by index (`u32`): a stack lists locations, a location lies in a module
 //! and has one line per inlined function, names are in `strings`.
 
+mod check;
+pub(crate) mod dirty;
 mod losses;
+mod tables;
+mod timeline;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::Inconsistent;
 pub use losses::Losses;
+pub(crate) use tables::cut;
+pub use tables::{MAX_LINES, MAX_STRING_BYTES, Tables};
+pub use timeline::{MAX_TIME_POINTS, Timeline};
 
 /// Index into [`Profile::strings`].
 pub type StringId = u32;
@@ -119,7 +128,8 @@ pub struct Cost {
     pub alloc_calls: u64,
     /// Requested bytes of those.
     pub alloc_bytes: u64,
-    /// Blocks of this stack that were released, by free, realloc, or exec.
+    /// Blocks of this stack that were released: by free, by realloc, by exec, or because their
+    /// address was handed out again (their free was lost).
     pub free_calls: u64,
     pub freed_bytes: u64,
     /// Allocations that the same thread's next event released.
@@ -150,7 +160,9 @@ impl Cost {
 pub struct Totals {
     pub alloc_calls: u64,
     pub alloc_bytes: u64,
-    /// Releases of known blocks, by free or realloc.
+    /// Releases of known blocks, by free or realloc; not those that exec or a lost free took away,
+    /// so `alloc_calls = free_calls + replaced_blocks + exec_dropped_blocks + leaked_blocks`, and
+    /// the same in bytes.
     pub free_calls: u64,
     pub freed_bytes: u64,
     pub temporary_calls: u64,
@@ -169,6 +181,7 @@ pub struct Totals {
     /// Allocations that returned an address still live in the model, so whose free was lost; the
     /// old block was taken as released.
     pub replaced_blocks: u64,
+    pub replaced_bytes: u64,
     /// Blocks that vanished because their process exec'ed.
     pub exec_dropped_blocks: u64,
     pub exec_dropped_bytes: u64,
@@ -205,7 +218,8 @@ pub struct Process {
     pub exited: bool,
 }
 
-/// A recorded thread.
+/// A recorded thread. Thread id 0 stands for all threads of its process that came after the
+/// recorder's limit on threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
     pub pid: u32,
