@@ -1,3 +1,4 @@
 //! Allocator functions found, probe points chosen, programs loaded and attached.
 
+pub mod attach;
 pub mod mappings;
