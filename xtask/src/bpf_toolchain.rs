@@ -230,3 +230,77 @@ fn output(command: &mut Command) -> Option<String> {
     }
     String::from_utf8(output.stdout).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::path::Path;
+    use std::{env, fs, io, process};
+
+    use super::{find_llvm, is_build_variable, parse_version, toolchains};
+
+    #[test]
+    fn versions_are_read_from_stable_nightly_and_distribution_compilers() {
+        let nightly = "rustc 1.97.0-nightly (e50aa6fba 2026-05-19)\nbinary: rustc\n\
+                       host: x86_64-unknown-linux-gnu\nrelease: 1.97.0-nightly\n\
+                       LLVM version: 22.1.4\n";
+        assert_eq!(parse_version(nightly), Some(((1, 97), "22")));
+        assert_eq!(parse_version("release: 2.0.1\nLLVM version: 23.0.0\n"), Some(((2, 0), "23")));
+        // Built with another code generator.
+        assert_eq!(parse_version("release: 1.95.0\n"), None);
+    }
+
+    #[test]
+    fn variables_of_the_outer_cargo_are_dropped_and_the_users_network_settings_kept() {
+        for name in [
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_PKG_NAME",
+            "CARGO_TARGET_DIR",
+            "CARGO",
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTFLAGS",
+            "CLIPPY_ARGS",
+            "TARGET",
+            "RUSTUP_TOOLCHAIN",
+        ] {
+            assert!(is_build_variable(OsStr::new(name)), "{name}");
+        }
+        for name in ["CARGO_HOME", "CARGO_HTTP_PROXY", "CARGO_REGISTRIES_X_INDEX", "PATH", "HOME"] {
+            assert!(!is_build_variable(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn nightly_toolchains_come_first() {
+        with_dir("toolchains", |dir| {
+            for name in ["1.95.0-x86_64", "nightly-x86_64", "stable-x86_64"] {
+                fs::create_dir_all(dir.join("toolchains").join(name))?;
+            }
+            let found = toolchains(dir);
+            assert_eq!(found.len(), 3);
+            assert!(found[0].ends_with("nightly-x86_64"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn of_several_llvms_the_one_the_linker_reads_is_taken() {
+        with_dir("llvm", |dir| {
+            let lib = dir.join("lib/x86_64-linux-gnu");
+            fs::create_dir_all(&lib)?;
+            for name in ["libLLVM-14.so.1", "libLLVM-22.so", "libLLVM.so.21.1", "libLLVM.so.23.1"] {
+                fs::write(lib.join(name), "")?;
+            }
+            assert_eq!(find_llvm(dir), None);
+            fs::write(lib.join("libLLVM.so.22.1"), "")?;
+            assert_eq!(find_llvm(dir), Some(lib.join("libLLVM.so.22.1")));
+            Ok(())
+        });
+    }
+
+    fn with_dir(name: &str, test: impl FnOnce(&Path) -> io::Result<()>) {
+        let dir = env::temp_dir().join(format!("xtask-{name}-{}", process::id()));
+        fs::create_dir_all(&dir).and_then(|()| test(&dir)).expect("a temporary folder");
+        fs::remove_dir_all(&dir).expect("nobody else removed it");
+    }
+}

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod bpf_toolchain;
+mod demo;
 mod lint;
 mod packages;
 mod run;
 mod setup;
+mod test;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set up, demo and test memtrace")]
@@ -27,6 +29,10 @@ enum Task {
         #[arg(long = "for", value_name = "TASK")]
         purpose: Option<Purpose>,
     },
+    /// Record a service that leaks, print the report and draw the flame graph
+    Demo,
+    /// Run every test, the live ones included
+    Test,
     /// Run clippy on the BPF programs, for their own target
     LintBpf,
 }
@@ -41,6 +47,8 @@ enum Purpose {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Setup { purpose } => set_up(purpose),
+        Task::Demo => demo::demo(),
+        Task::Test => test::test(),
         Task::LintBpf => lint::bpf(),
     };
     match result {
