@@ -1,5 +1,7 @@
 /* A mixed load that is the same every time, for comparison with heaptrack: sizes, lifetimes and
- * sites from a fixed generator, one thread, only functions that heaptrack follows.
+ * sites from a fixed generator, one thread, only functions that heaptrack follows. A slot's blocks
+ * have sizes of their own, since heaptrack counts as temporary also the free of another block of
+ * the same site and size as the last one.
  */
 #include "truth.h"
 
@@ -42,8 +44,8 @@ static void prepare(void) {}
 static void workload(void) {
     for (int i = 0; i < 20000; i++) {
         uint64_t r = next();
-        size_t size = 1 + (r >> 8) % ((r & 7) == 0 ? 100000 : 500);
         unsigned slot = (unsigned)(r >> 40) % SLOTS;
+        size_t size = 1 + slot + SLOTS * ((r >> 8) % ((r & 7) == 0 ? 200 : 2));
         switch ((r >> 32) % 5) {
         case 0:
             free(slots[slot]);

@@ -4,7 +4,8 @@
  *   site FRAMES calls bytes live_blocks live_bytes temporary failed peak_bytes
  *   total free_calls unknown_frees inherited_frees peak_bytes
  * FRAMES is the call's return address as MODULE:SYMBOL by the dynamic symbols (build with -rdynamic)
- * or MODULE:+0xOFFSET; with ORACLE_DEEP set it is the whole stack, innermost first, by commas.
+ * or MODULE:+0xOFFSET; with ORACLE_DEEP set it is the whole stack, innermost first,
+ * byte 1 between. Fields are separated by tabs.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -88,9 +89,9 @@ static struct site *site_of(void *caller) {
         const char *slash = info.dli_fname ? strrchr(info.dli_fname, '/') : NULL;
         const char *module = slash ? slash + 1 : info.dli_fname ? info.dli_fname : "?";
         if (info.dli_sname)
-            snprintf(name, sizeof name, "%s%s:%s", i ? "," : "", module, info.dli_sname);
+            snprintf(name, sizeof name, "%s%s:%s", i ? "\1" : "", module, info.dli_sname);
         else
-            snprintf(name, sizeof name, "%s%s:+0x%lx", i ? "," : "", module,
+            snprintf(name, sizeof name, "%s%s:+0x%lx", i ? "\1" : "", module,
                      (unsigned long)((char *)frames[i] - 1 - (char *)info.dli_fbase));
         if (strlen(site->names) + strlen(name) + 1 < sizeof site->names) strcat(site->names, name);
     }
@@ -261,10 +262,10 @@ static void dump(void) {
     if (fd < 0) return;
     for (unsigned i = 0; i < site_count; i++) {
         struct site *s = &sites[i];
-        dprintf(fd, "site %s %lu %lu %lu %lu %lu %lu %lu\n", s->names, s->calls, s->bytes,
+        dprintf(fd, "site\t%s\t%lu\t%lu\t%lu\t%lu\t%lu\t%lu\t%lu\n", s->names, s->calls, s->bytes,
                 s->live_blocks, s->live_bytes, s->temporary, s->failed, s->peak_bytes);
     }
-    dprintf(fd, "total %lu %lu %lu %lu\n", free_calls, unknown_frees, inherited_frees, peak);
+    dprintf(fd, "total\t%lu\t%lu\t%lu\t%lu\n", free_calls, unknown_frees, inherited_frees, peak);
     close(fd);
     inside = 0;
 }
