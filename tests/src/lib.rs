@@ -13,6 +13,7 @@ pub mod paths;
 pub mod process;
 pub mod record;
 pub mod report;
+pub mod scenario;
 pub mod tracefs;
 pub mod truth;
 
@@ -22,4 +23,5 @@ pub use machine::live;
 pub use process::{Finished, Running};
 pub use record::{Recorder, Recording};
 pub use report::Report;
+pub use scenario::Scenario;
 pub use truth::Truth;

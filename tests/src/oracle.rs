@@ -1,6 +1,6 @@
 //! What `programs/oracle.c` counts: the same as memtrace, by interposition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -93,34 +93,49 @@ impl Counted {
 /// Demangled, and `PROGRAM:+0xOFFSET` replaced by the functions that are inlined there.
 fn with_names(text: &str, program: &Path) -> Result<String> {
     let name = program.file_name().context("no name")?.to_string_lossy();
-    let prefix = format!("{name}:+0x");
-    let mut named = String::new();
-    for line in text.lines() {
-        let fields: Vec<String> = line
-            .split('\t')
-            .map(|field| named_frames(field, &prefix, program))
-            .collect::<Result<_>>()?;
-        named.push_str(&fields.join("\t"));
-        named.push('\n');
-    }
-    filter("c++filt", &[], &named)
+    let prefix = format!("{name}:+");
+    let offset = |frame: &str| frame.strip_prefix(&prefix).map(str::to_owned);
+    let offsets: BTreeSet<String> = text.split(['\t', '\n', '\u{1}']).filter_map(offset).collect();
+    let functions = functions_at(&offsets, program)?;
+    let frame = |frame: &str| match offset(frame).and_then(|at| functions.get(&at)) {
+        Some(names) => {
+            let frames = names.iter().map(|function| format!("{name}:{function}"));
+            frames.collect::<Vec<_>>().join("\u{1}")
+        }
+        None => frame.to_owned(),
+    };
+    let field = |field: &str| field.split('\u{1}').map(frame).collect::<Vec<_>>().join("\u{1}");
+    let lines = text.lines().map(|line| line.split('\t').map(field).collect::<Vec<_>>().join("\t"));
+    filter("c++filt", &[], &lines.collect::<Vec<_>>().join("\n"))
 }
 
-fn named_frames(field: &str, prefix: &str, program: &Path) -> Result<String> {
-    if !field.contains(prefix) {
-        return Ok(field.to_owned());
+/// The functions at each offset, innermost inlined one first.
+fn functions_at(
+    offsets: &BTreeSet<String>,
+    program: &Path,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    if offsets.is_empty() {
+        return Ok(BTreeMap::new());
     }
-    let mut frames = Vec::new();
-    for frame in field.split('\u{1}') {
-        let Some(offset) = frame.strip_prefix(prefix) else {
-            frames.push(frame.to_owned());
-            continue;
-        };
-        let program = program.to_str().context("not UTF-8")?;
-        let lines = filter("addr2line", &["-C", "-f", "-i", "-e", program, offset], "")?;
-        frames.extend(lines.lines().step_by(2).map(|function| format!("{program}:{function}")));
+    let program = program.to_str().context("not UTF-8")?;
+    let mut args = vec!["-a", "-C", "-f", "-i", "-e", program];
+    args.extend(offsets.iter().map(String::as_str));
+    let lines = filter("addr2line", &args, "")?;
+    let mut functions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut at = offsets.iter();
+    let mut names = None;
+    // An address, then two lines a function: its name, its source.
+    let mut lines = lines.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("0x") {
+            let offset = at.next().context("more addresses than asked for")?;
+            names = Some(functions.entry(offset.clone()).or_default());
+        } else {
+            names.as_mut().context("addr2line gave no address")?.push(line.to_owned());
+            lines.next();
+        }
     }
-    Ok(frames.join("\u{1}"))
+    Ok(functions)
 }
 
 /// The output of a program of binutils.
