@@ -21,6 +21,10 @@ pub struct Counted {
     /// free_calls, unknown_frees, inherited_frees, peak_bytes; of all processes and with the
     /// foreign allocations.
     pub totals: BTreeMap<String, u64>,
+    /// Calls, bytes and live bytes of everything, foreign or not.
+    pub calls: u64,
+    pub bytes: u64,
+    pub live_bytes: u64,
     /// Stacks that belong to none of the truth's functions, outermost last.
     pub foreign: Vec<String>,
 }
@@ -62,6 +66,9 @@ impl Counted {
         let numbers = words.iter().map(|w| w.parse()).collect::<Result<Vec<u64>, _>>()?;
         match (kind, numbers.as_slice()) {
             ("site", &[calls, bytes, live_blocks, live_bytes, temporary, failed, peak]) => {
+                self.calls += calls;
+                self.bytes += bytes;
+                self.live_bytes += live_bytes;
                 let functions = frames.split('\u{1}').flat_map(|f| f.split_once(':'));
                 let mut owners =
                     functions.filter_map(|(_, f)| truth.sites.keys().find(|s| same_function(f, s)));

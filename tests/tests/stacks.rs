@@ -7,7 +7,7 @@ use memtrace_tests::{Build, Report, Scenario, live};
 /// Frames that are recorded at most; a deeper stack keeps its innermost ones.
 const MAX_FRAMES: usize = 128;
 
-fn site_of<'a>(report: &'a Report, depth: usize) -> &'a Site {
+fn site_of(report: &Report, depth: usize) -> &Site {
     let name = format!("bottom_{depth}");
     let mut sites = report.sites.iter().filter(|s| s.frames.first().is_some_and(|f| f.is(&name)));
     let site = sites.next().unwrap_or_else(|| panic!("no {name}"));
