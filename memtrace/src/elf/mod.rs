@@ -10,6 +10,7 @@ mod headers;
 mod image;
 mod minidebug;
 mod plt;
+pub mod prologue;
 
 pub use debuglink::{AltLink, DebugLink, alt_link, debug_link};
 pub use error::ElfError;
