@@ -65,7 +65,43 @@ fn cpp(name: &str) -> Option<String> {
     let mut text = Bounded(String::new());
     let options = DemangleOptions::default().recursion_limit(128);
     symbol.structured_demangle(&mut text, &options).ok()?;
-    Some(text.0)
+    Some(suffixed_literals(text.0))
+}
+
+/// `Head<(unsigned long)0>` → `Head<0ul>`, as C++ itself and binutils write it.
+fn suffixed_literals(text: String) -> String {
+    const SUFFIXES: [(&str, &str); 5] = [
+        ("(unsigned int)", "u"),
+        ("(long)", "l"),
+        ("(unsigned long)", "ul"),
+        ("(long long)", "ll"),
+        ("(unsigned long long)", "ull"),
+    ];
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(open) = rest.find('(') {
+        let (before, from_open) = rest.split_at(open);
+        out.push_str(before);
+        let literal = SUFFIXES.iter().find_map(|(cast, suffix)| {
+            let value = from_open.strip_prefix(cast)?;
+            let sign = usize::from(value.starts_with('-'));
+            let digits = value[sign..].bytes().take_while(u8::is_ascii_digit).count();
+            (digits > 0).then(|| (value.split_at(sign + digits), suffix))
+        });
+        rest = match literal {
+            Some(((number, tail), suffix)) => {
+                out.push_str(number);
+                out.push_str(suffix);
+                tail
+            }
+            None => {
+                out.push('(');
+                &from_open[1..]
+            }
+        };
+    }
+    out.push_str(rest);
+    out
 }
 
 /// A string that refuses to grow beyond the limit.
@@ -100,6 +136,7 @@ mod tests {
             ("_ZN4core3fmt5write17h0123456789abcdefE.llvm.123", "core::fmt::write"),
             ("_RNvNtCs1234_7mycrate3foo3bar", "mycrate::foo::bar"),
             ("_RINvNtC3std3mem8align_ofjE", "std::mem::align_of::<usize>"),
+            ("_Z1fILm0ELj7ELln5ELi3ELb1EEvv", "void f<0ul, 7u, -5l, 3, true>()"),
             ("_Zbroken", "_Zbroken"),
             ("_R", "_R"),
             ("", ""),

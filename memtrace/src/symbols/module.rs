@@ -145,6 +145,20 @@ impl Modules {
         &self.list
     }
 
+    /// A file that no process needs to have mapped, by its path in memtrace's own file system.
+    ///
+    /// # Errors
+    /// Those of the system; [`io::ErrorKind::InvalidInput`] when it is not a regular file;
+    /// [`io::ErrorKind::OutOfMemory`] when there are too many modules.
+    pub fn open(&mut self, path: &Path) -> io::Result<Arc<Module>> {
+        let file = Root::own()?.open(path)?;
+        let stamp = Stamp::of(&file)?;
+        let headers = Headers::read(&ReadCache::new(&file)).unwrap_or_default();
+        self.open_files += 1;
+        self.push(path.to_owned(), headers, Content::File { file, stamp }, None)
+            .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
     /// The module behind a mapping that process `pid` has, opened now if it is new. None for
     /// mappings without a file, and when there are more than 65,536 modules already.
     pub fn of_mapping(
