@@ -3,6 +3,8 @@
 //! The modules are the rooms of the house, in the order in which an event passes them; each may use
 //! those above it in this list and none below.
 
+pub mod kernel;
+
 pub mod process;
 
 pub mod elf;

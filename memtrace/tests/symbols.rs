@@ -95,8 +95,7 @@ fn nm(path: &Path) -> Vec<Defined> {
 
 /// Up to `limit` addresses, spread over all functions of a program.
 fn addresses(path: &Path, limit: usize) -> Vec<u64> {
-    let all: Vec<u64> =
-        nm(path).iter().flat_map(|f| f.address..f.address + f.size).collect();
+    let all: Vec<u64> = nm(path).iter().flat_map(|f| f.address..f.address + f.size).collect();
     assert!(!all.is_empty());
     // A step that shares no factor with common alignments.
     let step = (all.len() / limit).max(1) | 1;
@@ -444,7 +443,10 @@ fn plt_stubs_are_named_after_their_target() {
     for flags in [&["-O2"][..], &["-O2", "-Wl,-z,now"], &["-O2", "-fcf-protection", "-no-pie"]] {
         let workshop = Workshop::new();
         let program = workshop.compile("program.c", flags);
-        let listing = run("objdump", &["-d", "--section=.plt", "--section=.plt.sec", "--section=.plt.got", text(&program)]);
+        let listing = run(
+            "objdump",
+            &["-d", "--section=.plt", "--section=.plt.sec", "--section=.plt.got", text(&program)],
+        );
         let module = open(&program);
         let mut symbolizer = workshop.symbolizer();
         let mut checked = 0;
@@ -499,7 +501,10 @@ fn ended_process_with_deleted_and_replaced_binary_is_still_named() {
             assert_eq!(place.module.path(), program);
             let frames = symbolizer.frames(place.module, place.svma, false);
             assert_eq!(frames[0].function, name);
-            assert_eq!(frames[0].file.as_deref().and_then(|f| f.rsplit('/').next()), Some("program.c"));
+            assert_eq!(
+                frames[0].file.as_deref().and_then(|f| f.rsplit('/').next()),
+                Some("program.c")
+            );
         }
     }
 }

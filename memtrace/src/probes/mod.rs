@@ -2,3 +2,5 @@
 
 pub mod attach;
 pub mod mappings;
+pub mod programs;
+pub mod tables;

@@ -84,11 +84,9 @@ impl Tracefs {
                     action: "define uprobe events in tracefs",
                     needs: NEEDS_ROOT,
                 },
-                other => {
-                    failed("open tracefs' uprobe_events")(io::Error::from_raw_os_error(
-                        other.raw_os_error(),
-                    ))
-                }
+                other => failed("open tracefs' uprobe_events")(io::Error::from_raw_os_error(
+                    other.raw_os_error(),
+                )),
             },
         )
     }
@@ -336,8 +334,7 @@ fn private_mount(kind: &CStr) -> io::Result<OwnedFd> {
     })?;
     // SAFETY: plain numbers; the returned descriptor is ours alone.
     unsafe {
-        let fd =
-            check(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0))?;
+        let fd = check(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
