@@ -34,7 +34,11 @@
 
 mod error;
 mod holder;
+#[cfg(test)]
+mod live;
 pub(crate) mod perf;
+#[cfg(test)]
+pub(crate) mod rawbpf;
 mod threads;
 pub(crate) mod tracefs;
 pub(crate) mod will;
@@ -418,7 +422,10 @@ impl Attachment {
         let silent_after = start.elapsed();
         // Only now, without programs, may bystanders hit the breakpoints.
         let everyone: Vec<OwnedFd> = if self.processes.len() > DIRECT_DETACH_MAX {
-            self.events.iter().filter_map(|event| perf::open(event.id, Who::Everyone).ok()).collect()
+            self.events
+                .iter()
+                .filter_map(|event| perf::open(event.id, Who::Everyone).ok())
+                .collect()
         } else {
             Vec::new()
         };
@@ -429,18 +436,14 @@ impl Attachment {
         if let Some(will) = self.will.take() {
             will.clear();
         }
-        Ok(DetachReport {
-            events_removed: events_removed?,
-            silent_after,
-            elapsed: start.elapsed(),
-        })
+        Ok(DetachReport { events_removed: events_removed?, silent_after, elapsed: start.elapsed() })
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Err(error) = self.take_down() {
-            tracing::warn!("{error}");
+            log::warn!("{error}");
         }
     }
 }
@@ -460,7 +463,7 @@ fn raise_descriptor_limit() {
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::debug!("the limit of open files stays as it is: {error}");
+            log::debug!("the limit of open files stays as it is: {error}");
         }
     }
 }

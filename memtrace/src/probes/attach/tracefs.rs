@@ -84,11 +84,9 @@ impl Tracefs {
                     action: "define uprobe events in tracefs",
                     needs: NEEDS_ROOT,
                 },
-                other => {
-                    failed("open tracefs' uprobe_events")(io::Error::from_raw_os_error(
-                        other.raw_os_error(),
-                    ))
-                }
+                other => failed("open tracefs' uprobe_events")(io::Error::from_raw_os_error(
+                    other.raw_os_error(),
+                )),
             },
         )
     }
@@ -100,8 +98,13 @@ impl Tracefs {
         Ok(text)
     }
 
+    #[cfg(test)]
+    pub(super) fn read_text(&self, path: &str) -> String {
+        self.read(path).unwrap()
+    }
+
     /// One command line for `uprobe_events`.
-    fn command(&self, line: &str) -> Result<(), AttachError> {
+    pub(super) fn command(&self, line: &str) -> Result<(), AttachError> {
         let fd = self.uprobe_events(OFlags::WRONLY)?;
         std::fs::File::from(fd).write_all(line.as_bytes()).map_err(failed("write uprobe_events"))
     }
@@ -264,6 +267,13 @@ impl EventGroup {
         })
     }
 
+    /// Leaves the events behind, as a memtrace does that is killed.
+    #[cfg(test)]
+    pub(crate) fn abandon(mut self) {
+        self.lock.take();
+        self.events.clear();
+    }
+
     /// Removes one event that nobody has open. For the short-lived ones of the error path.
     pub(crate) fn remove_unused(&mut self, event: &str) -> Result<(), AttachError> {
         self.tracefs.command(&self.removal(event))?;
@@ -336,8 +346,7 @@ fn private_mount(kind: &CStr) -> io::Result<OwnedFd> {
     })?;
     // SAFETY: plain numbers; the returned descriptor is ours alone.
     unsafe {
-        let fd =
-            check(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0))?;
+        let fd = check(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
