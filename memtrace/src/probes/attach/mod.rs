@@ -34,7 +34,11 @@
 
 mod error;
 mod holder;
+#[cfg(test)]
+mod live;
 pub(crate) mod perf;
+#[cfg(test)]
+pub(crate) mod rawbpf;
 mod threads;
 pub(crate) mod tracefs;
 pub(crate) mod will;

@@ -98,8 +98,13 @@ impl Tracefs {
         Ok(text)
     }
 
+    #[cfg(test)]
+    pub(super) fn read_text(&self, path: &str) -> String {
+        self.read(path).unwrap()
+    }
+
     /// One command line for `uprobe_events`.
-    fn command(&self, line: &str) -> Result<(), AttachError> {
+    pub(super) fn command(&self, line: &str) -> Result<(), AttachError> {
         let fd = self.uprobe_events(OFlags::WRONLY)?;
         std::fs::File::from(fd).write_all(line.as_bytes()).map_err(failed("write uprobe_events"))
     }
@@ -260,6 +265,13 @@ impl EventGroup {
         id.trim().parse().map_err(|_| {
             failed("read an event's id from tracefs")(io::ErrorKind::InvalidData.into())
         })
+    }
+
+    /// Leaves the events behind, as a memtrace does that is killed.
+    #[cfg(test)]
+    pub(crate) fn abandon(mut self) {
+        self.lock.take();
+        self.events.clear();
     }
 
     /// Removes one event that nobody has open. For the short-lived ones of the error path.
