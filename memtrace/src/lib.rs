@@ -20,3 +20,11 @@ pub mod heap;
 pub mod file;
 
 pub mod symbols;
+
+pub mod report;
+
+pub mod export;
+
+pub mod session;
+
+pub mod cli;

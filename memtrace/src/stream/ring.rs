@@ -1,6 +1,6 @@
 //! The reading end of the kernel's ring buffer.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 
@@ -37,9 +37,9 @@ impl RingReader {
     }
 }
 
-impl AsRawFd for RingReader {
+impl AsFd for RingReader {
     /// Readable when the kernel side has asked for a wake-up.
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }

@@ -1,0 +1,208 @@
+//! Events → recording: each goes to the heap model; stacks are placed in files and sent off to be
+//! named; what processes map is followed.
+
+use crate::{
+    file::Recorder,
+    process::{self, Backing, Device, Mapping, ProcessError},
+    probes::mappings::{MappingEvent, NewMapping},
+    profile::{self, LocationId, Meta},
+    stream::event::{Addresses, Event},
+    symbols::AddressSpaces,
+};
+
+use super::naming::{Job, Named, Naming};
+
+/// Processes whose resident set is read for one sample; more would take too long.
+const MAX_SAMPLED_PROCESSES: usize = 256;
+
+/// Threads whose names are read again at each refresh.
+const MAX_NAMED_THREADS: usize = 1024;
+
+/// A recording being filled.
+pub struct Collector {
+    pub recorder: Recorder,
+    spaces: AddressSpaces,
+    naming: Naming,
+    /// Profile module of each symbols module, by its id.
+    modules: Vec<Option<profile::ModuleId>>,
+    /// Locations that the naming thread knows of: those below.
+    asked_below: LocationId,
+    /// Processes alive, targets and their children.
+    living: Vec<u32>,
+}
+
+impl Collector {
+    /// An empty recording.
+    pub fn new(meta: Meta) -> std::io::Result<Self> {
+        Ok(Self {
+            recorder: Recorder::new(meta),
+            spaces: AddressSpaces::default(),
+            naming: Naming::start()?,
+            modules: Vec::new(),
+            asked_below: 0,
+            living: Vec::new(),
+        })
+    }
+
+    /// Begins to follow a process: opens the files it runs from, so that they can be read when it
+    /// has ended or replaced them.
+    pub fn follow(&mut self, pid: u32) -> Result<(), ProcessError> {
+        self.spaces.attach(pid)?;
+        self.living.push(pid);
+        Ok(())
+    }
+
+    /// Processes that belong to the recording and have not ended.
+    pub fn living(&self) -> &[u32] {
+        &self.living
+    }
+
+    /// Takes one event in. `now_ms` is milliseconds since the recording began.
+    pub fn event(&mut self, event: &Event<'_>, now_ms: u64) {
+        match *event {
+            Event::Stack { pid, stack, end, addresses, .. } => {
+                if let Some(id) = self.recorder.wants_stack(stack, pid) {
+                    let locations = self.locate(pid, addresses);
+                    self.recorder.set_stack(id, pid, end, &locations);
+                }
+            }
+            Event::Fork { pid, child } => {
+                self.spaces.fork(pid, child);
+                self.living.push(child);
+            }
+            Event::Exec { pid } => self.spaces.exec(pid),
+            Event::Exit { pid, last: true, .. } => {
+                self.spaces.exit(pid);
+                self.living.retain(|&other| other != pid);
+            }
+            _ => {}
+        }
+        self.recorder.apply(event, now_ms);
+    }
+
+    /// Takes in what processes have mapped.
+    pub fn mapping(&mut self, event: MappingEvent) {
+        match event {
+            MappingEvent::New(new) => {
+                let pid = new.pid;
+                self.spaces.map(pid, &mapping(new));
+            }
+            // Mappings are read again when an address is found in none.
+            MappingEvent::Lost(_) => {}
+        }
+    }
+
+    fn locate(&mut self, pid: u32, addresses: Addresses<'_>) -> Vec<LocationId> {
+        let mut locations = Vec::with_capacity(addresses.iter().len());
+        for address in addresses.iter() {
+            let Some(resolved) = self.spaces.resolve(pid, address) else {
+                locations.push(self.recorder.tables.location(None, address));
+                continue;
+            };
+            let (module, svma) = (resolved.module, resolved.svma);
+            let slot = module.id().0 as usize;
+            if slot >= self.modules.len() {
+                self.modules.resize(slot + 1, None);
+            }
+            let profile_module = *self.modules[slot].get_or_insert_with(|| {
+                self.recorder.tables.module(module.name(), module.build_id_hex())
+            });
+            let location = self.recorder.tables.location(Some(profile_module), svma);
+            if location >= self.asked_below {
+                self.naming.ask(Job { location, module: module.clone(), svma });
+            }
+            // Ids are given in order, so a location not below the last one is new.
+            self.asked_below = self.asked_below.max(location + 1);
+            locations.push(location);
+        }
+        locations
+    }
+
+    /// Puts the names that are ready into the tables.
+    pub fn take_names(&mut self) {
+        for named in self.naming.ready() {
+            self.set_lines(named);
+        }
+    }
+
+    /// Waits for the name of one more address; false when all are there.
+    pub fn finish_one_name(&mut self) -> bool {
+        match self.naming.next() {
+            Some(named) => {
+                self.set_lines(named);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Addresses still without an answer.
+    pub fn open_names(&self) -> usize {
+        self.naming.open()
+    }
+
+    fn set_lines(&mut self, Named { location, frames }: Named) {
+        let tables = &mut self.recorder.tables;
+        let lines = frames
+            .into_iter()
+            .map(|frame| profile::Line {
+                function: tables.string(&frame.function),
+                file: frame.file.map(|file| tables.string(&file)),
+                line: frame.line,
+            })
+            .collect();
+        tables.set_lines(location, lines);
+    }
+
+    /// Reads command lines and thread names of what is new.
+    pub fn describe_newcomers(&mut self) {
+        for index in self.recorder.heap.take_new_processes() {
+            let pid = self.recorder.heap.processes()[index as usize].pid;
+            if let Ok(command) = process::identity::command_line(pid) {
+                self.recorder.set_command(index, command);
+            }
+        }
+        for index in self.recorder.heap.take_new_threads() {
+            let (pid, tid) = {
+                let thread = &self.recorder.heap.threads()[index as usize];
+                (thread.pid, thread.tid)
+            };
+            if let Ok(name) = process::identity::thread_comm(pid, tid) {
+                self.recorder.set_thread_name(index, &name);
+            }
+        }
+    }
+
+    /// Reads names again, which threads mostly get after they have begun to allocate.
+    pub fn refresh_thread_names(&mut self) {
+        let threads: Vec<_> =
+            self.recorder.heap.living_threads().take(MAX_NAMED_THREADS).collect();
+        for (index, pid, tid) in threads {
+            if let Ok(name) = process::identity::thread_comm(pid, tid) {
+                self.recorder.set_thread_name(index, &name);
+            }
+        }
+    }
+
+    /// Adds a point to the time line.
+    pub fn sample(&mut self, now_ms: u64) {
+        let rss = self
+            .living
+            .iter()
+            .take(MAX_SAMPLED_PROCESSES)
+            .filter_map(|&pid| process::identity::rss_bytes(pid).ok())
+            .sum();
+        self.recorder.sample(now_ms, rss);
+    }
+}
+
+fn mapping(new: NewMapping) -> Mapping {
+    Mapping {
+        start: new.start,
+        end: new.start.saturating_add(new.len),
+        offset: new.file_offset,
+        device: Device { major: new.device_major, minor: new.device_minor },
+        inode: new.inode,
+        backing: Backing::from_name(&new.path),
+    }
+}
