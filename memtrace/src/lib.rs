@@ -20,3 +20,9 @@ pub mod heap;
 pub mod file;
 
 pub mod symbols;
+
+pub mod report;
+
+pub mod export;
+
+pub mod cli;
