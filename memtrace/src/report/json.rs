@@ -328,3 +328,6 @@ fn sizes(histogram: &SizeHistogram) -> impl Serialize {
         .collect();
     buckets
 }
+
+#[cfg(test)]
+mod tests;

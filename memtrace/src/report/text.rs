@@ -428,3 +428,6 @@ fn date(unix_ms: u64, zone: &TimeZone) -> String {
         None => "[invalid]".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
