@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{ArgGroup, Args};
-use jiff::Zoned;
+use jiff::ZonedDateTime;
 
 use super::{SizeError, parse_duration, parse_size};
 
@@ -91,7 +91,7 @@ impl RecordArgs {
 
     /// The file to write: `-o`, or a name made of the target and of `now` in its own time zone,
     /// relative to the current directory.
-    pub fn output_path(&self, now: &Zoned) -> PathBuf {
+    pub fn output_path(&self, now: &ZonedDateTime) -> PathBuf {
         if let Some(path) = &self.output {
             return path.clone();
         }

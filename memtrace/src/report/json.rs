@@ -259,6 +259,7 @@ mirror!(totals(Totals) {
     unknown_frees: u64,
     inherited_frees: u64,
     replaced_blocks: u64,
+    replaced_bytes: u64,
     exec_dropped_blocks: u64,
     exec_dropped_bytes: u64,
     duration_ms: u64,
@@ -327,3 +328,6 @@ fn sizes(histogram: &SizeHistogram) -> impl Serialize {
         .collect();
     buckets
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,8 +121,8 @@ impl<W: Write> Text<'_, W> {
         if !profile.complete {
             let what = "the recording was not closed (memtrace was killed or the disk ran full); \
                         what follows is up to its last written second";
-            let line = paint(self.styles.bad, format_args!("INCOMPLETE: {what}"));
-            writeln!(self.out, "{line}")?;
+            let line = format!("INCOMPLETE: {what}");
+            writeln!(self.out, "{}", paint(self.styles.bad, line))?;
         }
         if let Some(filter) = &self.options.filter {
             let shown = format!(
@@ -140,8 +140,8 @@ impl<W: Write> Text<'_, W> {
     }
 
     fn field(&mut self, name: &str, value: &str) -> io::Result<()> {
-        let name = paint(self.styles.dim, format_args!("{:<10}", format!("{name}:")));
-        writeln!(self.out, "{name} {value}")
+        let name = format!("{name}:");
+        writeln!(self.out, "{} {value}", paint(self.styles.dim, format!("{name:<10}")))
     }
 
     fn ranking(&mut self, metric: Metric) -> io::Result<()> {
@@ -273,6 +273,7 @@ impl<W: Write> Text<'_, W> {
             unknown_frees,
             inherited_frees,
             replaced_blocks,
+            replaced_bytes,
             exec_dropped_blocks,
             exec_dropped_bytes,
             duration_ms,
@@ -318,7 +319,7 @@ impl<W: Write> Text<'_, W> {
             (
                 "blocks whose free was not seen",
                 replaced_blocks,
-                " (their address was allocated again)".to_owned(),
+                format!(", {} (their address was allocated again)", exact_bytes(replaced_bytes)),
             ),
             (
                 "blocks gone with an exec",
@@ -423,7 +424,10 @@ fn describe(frame: &Frame<'_>) -> String {
 fn date(unix_ms: u64, zone: &TimeZone) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     match time {
-        Some(time) => time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
+        Some(time) => time.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
         None => "[invalid]".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
