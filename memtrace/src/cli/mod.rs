@@ -29,6 +29,7 @@ Exit codes:
   0  success
   1  it could not be done; one line on stderr says why
   2  the command line was not understood
+  3  recorded, but events were lost: the report says how many and what that does to its totals
 `record -- CMD` ends with the exit code of CMD (128 + N when signal N killed it).";
 
 /// `memtrace`, as typed.
@@ -49,6 +50,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Record who allocates and never frees, on live processes or a command
+    Record(RecordArgs),
     /// Print a recording: most calls, peak, leaks, temporary allocations, totals
     Report(ReportArgs),
     /// Convert a recording for other tools: folded stacks or a flame graph

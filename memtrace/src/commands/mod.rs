@@ -2,6 +2,7 @@
 //! nothing here prints an error, `main` does.
 
 mod export;
+mod record;
 mod report;
 
 use std::{
@@ -20,6 +21,7 @@ use memtrace::{
 /// Does what was typed.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
+        Command::Record(args) => record::run(args),
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
     }

@@ -66,6 +66,8 @@ pub enum Target {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub end: End,
+    /// Exit code of the command, 128 + N when signal N killed it; None when none was started.
+    pub command_exit: Option<u8>,
     pub totals: Totals,
     pub losses: Losses,
 }
@@ -129,6 +131,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         drain.finish_file()?;
         Ok(Outcome {
             end: reason,
+            command_exit: None,
             totals: drain.collector.recorder.totals(),
             losses: drain.collector.recorder.losses(),
         })

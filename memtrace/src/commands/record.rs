@@ -1,0 +1,56 @@
+//! `memtrace record`: from arguments to a recording session, and its exit code.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use jiff::ZonedDateTime;
+use memtrace::{
+    cli::{self, RecordArgs},
+    report::units::{counted, human_bytes},
+    session::record::{self, Options, Outcome, Target},
+};
+
+/// A recording that is complete, but whose totals miss something.
+const EXIT_LOSSES: u8 = 3;
+
+pub(super) fn run(args: &RecordArgs) -> Result<ExitCode> {
+    let options = Options {
+        target: match args.target() {
+            cli::Target::Pids(pids) => Target::Pids(pids),
+            cli::Target::Command(command) => Target::Command(command),
+        },
+        output: args.output_path(&ZonedDateTime::now()),
+        duration: args.duration,
+        lossless: args.lossless,
+        ring_bytes: u32::try_from(args.ring_size).context("the ring is too large")?,
+        verbose: args.verbose,
+    };
+    let outcome = record::run(&options)?;
+    eprintln!("{}", summary(&outcome, &options));
+    Ok(exit_code(&outcome))
+}
+
+fn summary(outcome: &Outcome, options: &Options) -> String {
+    let totals = &outcome.totals;
+    let losses = if outcome.losses.is_exact() {
+        "nothing lost".to_owned()
+    } else {
+        "with losses, see its report".to_owned()
+    };
+    format!(
+        "recorded {}, {} in {} still live, {losses}; wrote {}",
+        counted(totals.alloc_calls, "allocation"),
+        human_bytes(totals.leaked_bytes),
+        counted(totals.leaked_blocks, "block"),
+        options.output.display(),
+    )
+}
+
+/// A command's own exit code; else 3 when the totals are known to be wrong.
+fn exit_code(outcome: &Outcome) -> ExitCode {
+    match outcome.command_exit {
+        Some(code) => ExitCode::from(code),
+        None if outcome.losses.affect_totals() => ExitCode::from(EXIT_LOSSES),
+        None => ExitCode::SUCCESS,
+    }
+}
