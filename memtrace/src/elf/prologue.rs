@@ -23,6 +23,9 @@ use iced_x86::{
 /// Instructions that are looked at from the entry on.
 const MAX_INSTRUCTIONS: usize = 32;
 
+/// No place is farther from the function's start than this, bytes: the longest instruction has 15.
+pub const REACH: u64 = 15 * MAX_INSTRUCTIONS as u64;
+
 /// Bytes of a function's body that are searched for branches into its beginning.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -374,7 +377,7 @@ impl NullCheck {
 /// Addresses that the function's own relative branches go to.
 fn branch_targets(code: &[u8], address: u64) -> BTreeSet<u64> {
     let body = &code[..code.len().min(MAX_BODY)];
-    let beginning = address..address.saturating_add(15 * MAX_INSTRUCTIONS as u64);
+    let beginning = address..address.saturating_add(REACH);
     let mut targets = BTreeSet::new();
     for instruction in &mut Decoder::with_ip(64, body, address, DecoderOptions::NONE) {
         if matches!(

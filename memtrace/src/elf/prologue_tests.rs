@@ -199,7 +199,7 @@ fn branches_from_outside_are_found_at_any_alignment() {
     text.extend(((START + 9).wrapping_sub(text_at + 12) as i32).to_le_bytes());
     text.push(0xe8);
     text.extend(((START + 0x100).wrapping_sub(text_at + 17) as i32).to_le_bytes());
-    let mut found = branches_into(&text, text_at, &[START + 1..START + 16]);
+    let mut found = branches_into(&text, text_at, &[START + 1..START + 8, START + 8..START + 16]);
     found.sort_unstable();
     assert_eq!(found, [START + 7, START + 9]);
     assert!(branches_into(&text, text_at, &[]).is_empty());

@@ -1,6 +1,12 @@
 //! Allocator functions found, probe points chosen, programs loaded and attached.
 
+mod allocators;
 pub mod attach;
+pub mod launch;
+mod ld_cache;
 pub mod mappings;
+mod module;
+pub mod points;
 pub mod programs;
+pub mod running;
 pub mod tables;
