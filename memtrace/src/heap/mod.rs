@@ -29,7 +29,7 @@
 
 mod blocks;
 #[cfg(test)]
-mod model_tests;
+pub(crate) mod model_tests;
 mod stacks;
 #[cfg(test)]
 mod tests;
