@@ -317,6 +317,11 @@ proptest! {
         let by_thread: u64 = heap.threads().iter().map(|thread| thread.alloc_calls).sum();
         prop_assert_eq!(by_thread, totals.alloc_calls);
         prop_assert_eq!(heap.sizes().calls.iter().sum::<u64>(), totals.alloc_calls);
+        let mut batched = Heap::default();
+        for (ms, batch) in (0..).zip(events.chunks(7)) {
+            batched.apply_all(batch, ms);
+        }
+        prop_assert_eq!(batched.totals(), Totals { peak_ms: batched.peak().ms, ..totals });
         prop_assert_eq!(
             totals.alloc_calls,
             totals.free_calls + totals.replaced_blocks + totals.exec_dropped_blocks
