@@ -29,7 +29,7 @@
 
 mod blocks;
 #[cfg(test)]
-mod model_tests;
+pub(crate) mod model_tests;
 mod stacks;
 #[cfg(test)]
 mod tests;
@@ -48,6 +48,10 @@ use threads::{Pending, Slot, Threads};
 /// Threads that get an entry of their own. Later ones of a process share one with thread id 0, so
 /// that a program that starts a thread a request does not make the recording grow for ever.
 pub const MAX_THREAD_ENTRIES: usize = 65_536;
+
+/// Events that are looked up together by [`Heap::apply_all`]: enough to keep all load buffers of a
+/// processor busy, few enough to still be in its first cache when they are applied.
+pub const BATCH: usize = 32;
 
 /// Buckets of the size histogram: size 0, and one for each highest bit.
 const SIZE_BUCKETS: usize = 65;
@@ -164,6 +168,42 @@ impl Heap {
             Event::Exec { pid } => self.exec(pid),
             Event::Exit { pid, tid, last } => self.exit(pid, tid, last),
         }
+    }
+
+    /// Takes several events in, in their order: the same as [`apply`](Self::apply) for each, but
+    /// much faster when there are more live blocks than the processor's cache holds, since the
+    /// cache misses of up to [`BATCH`] events overlap.
+    pub fn apply_all(&mut self, events: &[Event<'_>], now_ms: u64) {
+        for batch in events.chunks(BATCH) {
+            self.touch(batch);
+            for event in batch {
+                self.apply(event, now_ms);
+            }
+        }
+    }
+
+    /// Brings what these events will look at into the cache.
+    fn touch(&self, events: &[Event<'_>]) {
+        let mut process: Option<(u32, &Blocks)> = None;
+        let mut sum = 0u64;
+        for event in events {
+            let (pid, address) = match *event {
+                Event::Alloc { pid, address, .. }
+                | Event::Free { pid, address, .. }
+                | Event::ReallocBegin { pid, address, .. }
+                | Event::ReallocEnd { pid, address, .. } => (pid, address),
+                _ => continue,
+            };
+            if process.is_none_or(|(known, _)| known != pid) {
+                let Some(index) = self.by_pid.get(&pid) else { continue };
+                process = Some((pid, &self.process_states[*index as usize].blocks));
+            }
+            if let Some((_, blocks)) = process {
+                sum = sum.wrapping_add(blocks.touch(address));
+            }
+        }
+        // The sum is of no use, but the loads behind it must not be optimized away.
+        std::hint::black_box(sum);
     }
 
     /// The dense id of a stack; new at first sight, `pid` being the process it was seen in.
