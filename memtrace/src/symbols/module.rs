@@ -81,6 +81,11 @@ impl Module {
         self.headers.svma_of_offset(offset).unwrap_or(offset)
     }
 
+    /// True when code can lie at this SVMA.
+    pub(super) fn holds_code_at(&self, svma: u64) -> bool {
+        self.headers.offset_of_svma(svma).is_some()
+    }
+
     /// All bytes, from the file that was opened when the mapping was seen.
     ///
     /// # Errors

@@ -91,6 +91,10 @@ impl Symbolizer {
         is_return_address: bool,
     ) -> Vec<Frame> {
         let probe = if is_return_address { svma.wrapping_sub(1) } else { svma };
+        // Linkers leave the debug information of functions that they dropped at address 0.
+        if !module.holds_code_at(probe) {
+            return Vec::new();
+        }
         self.clock += 1;
         let clock = self.clock;
         let names = self.names_of(module);
