@@ -64,6 +64,11 @@ impl Capabilities {
         parse(&status).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
+    /// From a mask as in `CapEff`: bit N is capability N.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// Whether it is effective.
     pub const fn has(self, capability: Capability) -> bool {
         self.0 >> (capability as u8) & 1 != 0
