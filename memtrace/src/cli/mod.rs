@@ -56,6 +56,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Convert a recording for other tools: folded stacks or a flame graph
     Export(ExportArgs),
+    /// Show whether record works here, and the probe points of a process
+    Doctor(DoctorArgs),
 }
 
 #[cfg(test)]

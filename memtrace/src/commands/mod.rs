@@ -1,6 +1,7 @@
 //! The subcommands, one file each. Each does its job for parsed arguments and gives the exit code;
 //! nothing here prints an error, `main` does.
 
+mod doctor;
 mod export;
 mod record;
 mod report;
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Record(args) => record::run(args),
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
+        Command::Doctor(args) => doctor::run(args),
     }
 }
 

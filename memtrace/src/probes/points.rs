@@ -385,7 +385,7 @@ impl fmt::Display for ProbePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for file in &self.files {
             let deleted = if file.deleted { " (deleted)" } else { "" };
-            writeln!(f, "{}{deleted}", file.path.display())?;
+            writeln!(f, "{}{deleted}", shown(&file.path))?;
             for point in &file.points {
                 writeln!(
                     f,
@@ -399,10 +399,15 @@ impl fmt::Display for ProbePlan {
         }
         for skipped in &self.skipped {
             let name = skipped.function.map_or("allocator", Function::name);
-            writeln!(f, "not probed: {name} in {}: {}", skipped.path.display(), skipped.reason)?;
+            writeln!(f, "not probed: {name} in {}: {}", shown(&skipped.path), skipped.reason)?;
         }
         Ok(())
     }
+}
+
+/// A target chooses its files' names, and a terminal obeys what they hold.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

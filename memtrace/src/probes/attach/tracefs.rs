@@ -11,13 +11,14 @@
 
 use std::ffi::CStr;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::error::{AttachError, failed};
+use crate::kernel::mount::private_mount;
 
 /// Where tracefs is usually mounted; the second is the old place.
 const PLACES: [&CStr; 2] = [c"/sys/kernel/tracing", c"/sys/kernel/debug/tracing"];
@@ -322,32 +323,6 @@ pub(crate) fn refusal(file: BorrowedFd<'_>, offset: u64, source: io::Error) -> A
         AttachError::HeldByAnotherTracer { file: name, offset }
     } else {
         AttachError::BadPlace { file: name, offset, source }
-    }
-}
-
-/// `mount(8)` without a place in the tree: the mount lives as long as the returned descriptor.
-/// Linux 5.2.
-fn private_mount(kind: &CStr) -> io::Result<OwnedFd> {
-    const FSOPEN_CLOEXEC: u32 = 1;
-    const FSMOUNT_CLOEXEC: u32 = 1;
-    const FSCONFIG_CMD_CREATE: u32 = 6;
-    let check = |done: libc::c_long| {
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as i32) }
-    };
-    // SAFETY: the name is NUL-terminated; the returned descriptor is ours alone.
-    let context = unsafe {
-        let fd = check(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC))?;
-        OwnedFd::from_raw_fd(fd)
-    };
-    // SAFETY: this command takes no key and no value.
-    check(unsafe {
-        let null = std::ptr::null::<u8>();
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, null, null, 0)
-    })?;
-    // SAFETY: plain numbers; the returned descriptor is ours alone.
-    unsafe {
-        let fd = check(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, 0))?;
-        Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 
