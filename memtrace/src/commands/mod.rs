@@ -29,7 +29,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
 
 /// Reads a recording: the one place where a subcommand does.
 fn read_profile(path: &Path) -> Result<Profile> {
-    file::read(path).with_context(|| format!("cannot read recording '{}'", path.display()))
+    Ok(file::read(path)?)
 }
 
 /// Writes to standard output through a buffer. A reader that went away (`| head`) has seen all it
