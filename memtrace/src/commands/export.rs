@@ -42,11 +42,16 @@ fn write(
     metric: Metric,
     stacks: &FoldedStacks,
     out: &mut impl Write,
-) -> Result<(), SvgError> {
+) -> Result<()> {
     match format {
-        ExportFormat::Folded => Ok(write_folded(stacks, out)?),
-        ExportFormat::Svg => write_svg(profile, metric, stacks, out),
+        ExportFormat::Folded => write_folded(stacks, out)?,
+        ExportFormat::Svg => match write_svg(profile, metric, stacks, out) {
+            // As itself, so that a closed pipe is known as one.
+            Err(SvgError::Io(error)) => return Err(error.into()),
+            result => result?,
+        },
     }
+    Ok(())
 }
 
 /// An empty result is no failure, but nobody should have to wonder.
@@ -74,7 +79,7 @@ fn refuse_input(input: &Path, output: &Path) -> Result<()> {
 
 fn to_file<W>(path: &Path, write: W) -> Result<()>
 where
-    W: FnOnce(&mut BufWriter<File>) -> Result<(), SvgError>,
+    W: FnOnce(&mut BufWriter<File>) -> Result<()>,
 {
     let mut out = BufWriter::with_capacity(1 << 16, File::create(path)?);
     write(&mut out)?;

@@ -31,29 +31,21 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
 
 /// Reads a recording: the one place where a subcommand does.
 fn read_profile(path: &Path) -> Result<Profile> {
-    file::read(path).with_context(|| format!("cannot read recording '{}'", path.display()))
+    Ok(file::read(path)?)
 }
 
-/// Writes to standard output through a buffer. A reader that went away (`| head`) has seen all it
-/// wanted: no error.
-fn to_stdout<E: From<io::Error> + Into<anyhow::Error>>(
-    write: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'static>>) -> Result<(), E>,
-) -> Result<()> {
-    let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let result = write(&mut out).and_then(|()| Ok(out.flush()?)).map_err(Into::into);
-    // Whatever is still in the buffer after an error has nowhere to go; dropping the writer would
-    // try again.
+/// Standard output through a buffer.
+type Stdout = io::BufWriter<io::StdoutLock<'static>>;
+
+/// Writes to standard output. A reader that went away (`| head`) has seen all it wanted: no error.
+fn to_stdout(write: impl FnOnce(&mut Stdout) -> Result<()>) -> Result<()> {
+    let mut out = Stdout::with_capacity(1 << 16, io::stdout().lock());
+    let result = write(&mut out).and_then(|()| Ok(out.flush()?));
+    // What an error left in the buffer has nowhere to go; dropping the writer would try once more.
     let _ = out.into_parts();
-    match result {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        result => result.context("cannot write to standard output"),
+    match result.as_ref().err().and_then(|error| error.downcast_ref::<io::Error>()) {
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Some(_) => result.context("cannot write to standard output"),
+        None => result,
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        let json = cause.downcast_ref::<serde_json::Error>().and_then(|e| e.io_error_kind());
-        io.or(json) == Some(io::ErrorKind::BrokenPipe)
-    })
 }

@@ -200,8 +200,17 @@ mod tests {
 
     #[test]
     fn stacks_are_root_first_merged_and_sorted() {
-        insta::assert_snapshot!(folded(&server(), Metric::Leaked), @"");
-        insta::assert_snapshot!(folded(&server(), Metric::Temporary), @"");
+        insta::assert_snapshot!(folded(&server(), Metric::Leaked), @r"
+        [truncated: no unwind info];0x7f0000001234 64
+        [unknown stack] 16
+        main;Index::load();std::vector<int, std::allocator<int> >::reserve(unsigned long);std::__new_allocator<int>::allocate(unsigned long, void const*);operator new(unsigned long) 400000
+        main;handle;read_body;buffer_new 638976
+        main;read_body;buffer_new 5000
+        ");
+        insta::assert_snapshot!(
+            folded(&server(), Metric::Temporary),
+            @"main;handle;read_body;buffer_new 100"
+        );
     }
 
     #[test]
@@ -231,7 +240,7 @@ mod tests {
         profile.costs.truncate(3);
         let text = folded(&profile, Metric::Calls);
         assert!(text.contains("[truncated: unknown reason];main;"), "{text}");
-        assert!(text.contains("0x0;main;handle"), "{text}");
+        assert!(text.contains("0x0;main;0x0;read_body;buffer_new 1000"), "{text}");
     }
 
     proptest! {

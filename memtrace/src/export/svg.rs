@@ -173,7 +173,6 @@ mod tests {
         assert_eq!(leaked, 1_044_056);
         assert!(titles.contains_key("all (1,044,056 bytes, 100%)"), "{titles:#?}");
         assert!(titles.contains_key("handle (638,976 bytes, 61.20%)"), "{titles:#?}");
-        assert!(titles.contains_key("[unknown stack] (16 bytes, 0.00%)") || leaked > 160_000);
     }
 
     #[test]
