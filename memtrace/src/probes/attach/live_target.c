@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sched.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,14 +44,16 @@ static void line(void) {
         ;
 }
 
-static volatile int go, stop_churn;
+static volatile int stop_churn;
+static int go[2]; // a pipe that is closed when the forks may begin
 static long churned;
 
 // Forks once it may, from a thread that may be younger than the attachment or older.
 static void *churn_thread(void *unused) {
+    char c;
     (void)unused;
-    while (!go)
-        usleep(200);
+    if (read(go[0], &c, 1) != 0)
+        exit(5);
     pid_t child = fork();
     if (child == 0) {
         hits(3);
@@ -72,15 +75,25 @@ static void *churn_maker(void *limit) {
         count++;
         usleep(20);
     }
-    while (!go)
-        usleep(200);
     for (long i = 0; i < count; i++)
         pthread_join(made[i], 0);
     return 0;
 }
 
+static volatile int leader_ends;
+
 static void *late_forks(void *n) {
-    usleep(100000); // the leader has ended by now
+    char state = 0;
+    while (!leader_ends || state != 'Z') {
+        FILE *stat = fopen("/proc/self/stat", "r");
+        if (!stat || fscanf(stat, "%*d %*s %c", &state) != 1)
+            exit(4);
+        fclose(stat);
+        usleep(1000);
+    }
+    printf("child %d\n", getpid());
+    fflush(stdout);
+    line();
     long total = 0;
     for (long i = 0; i < (long)n; i++) {
         pid_t child = fork();
@@ -113,14 +126,23 @@ int main(int argc, char **argv) {
         return 0;
     }
     pthread_t maker;
-    if (!strcmp(mode, "churn"))
+    if (!strcmp(mode, "churn") && pipe(go) == 0)
         pthread_create(&maker, 0, churn_maker, (void *)n);
+    pthread_t heir;
+    if (!strcmp(mode, "leader"))
+        pthread_create(&heir, 0, late_forks, (void *)n);
     if (!strcmp(mode, "forever"))
         printf("ready\n"), fflush(stdout);
     else {
         printf("ready\n");
         fflush(stdout);
         line();
+    }
+    if (!strcmp(mode, "deep-siblings")) {
+        mode = "siblings";
+        pid_t child = fork();
+        if (child != 0)
+            return (int)wait_child(child, 0);
     }
     if (!strcmp(mode, "hits")) {
         hits(n);
@@ -180,13 +202,49 @@ int main(int argc, char **argv) {
         total = wait_child(child, n);
     } else if (!strcmp(mode, "churn")) {
         stop_churn = 1;
-        go = 1;
+        close(go[1]);
         pthread_join(maker, 0);
         total = churned;
-    } else if (!strcmp(mode, "leader")) { // the leader ends, another thread forks
-        pthread_t thread;
-        pthread_create(&thread, 0, late_forks, (void *)n);
+    } else if (!strcmp(mode, "leader")) { // the leader ends, an older thread forks
+        leader_ends = 1;
         pthread_exit(0);
+    } else if (!strcmp(mode, "young-leader")) { // the leader ends, a younger thread hits and forks
+        leader_ends = 1;
+        pthread_create(&heir, 0, late_forks, (void *)n);
+        pthread_exit(0);
+    } else if (!strcmp(mode, "siblings")) { // one child outlives n others, all on one CPU
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(0, &one);
+        sched_setaffinity(0, sizeof one, &one);
+        int start[2];
+        char c;
+        if (pipe(start) != 0)
+            return 5;
+        pid_t old = fork();
+        if (old == 0) {
+            close(start[1]);
+            for (long i = 0; i < n; i++)
+                sched_yield();
+            if (read(start[0], &c, 1) != 0)
+                _exit(5);
+            hits(m);
+            _exit(0);
+        }
+        printf("child %d\n", old);
+        fflush(stdout);
+        line();
+        for (long i = 0; i < n; i++) {
+            pid_t child = fork();
+            if (child == 0) {
+                sched_yield();
+                _exit(0);
+            }
+            sched_yield();
+            wait_child(child, 0);
+        }
+        close(start[1]);
+        total = wait_child(old, m);
     } else if (!strcmp(mode, "cost")) { // nanoseconds of CPU a hit, times 1000, of n hits
         struct timespec a, b;
         clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);

@@ -11,7 +11,9 @@
 //!    Places of one event are told apart by the program, from the instruction pointer.
 //! 2. Each event is opened for every thread of every target with `inherit`, so that the kernel
 //!    itself covers what they fork, clone and exec. Every thread, not the leader alone: a fork
-//!    inherits from the forking thread, and a leader can end before its process.
+//!    inherits from the forking thread, and a leader can end before its process. A third descriptor
+//!    a thread keeps the kernel from mixing up the events of its children, see
+//!    [`Attachment::anchor`].
 //! 3. These opens carry `enable_on_exec`, which makes the kernel skip the walk over all address
 //!    spaces. One last open, on a process that does nothing (the holder), walks once and installs
 //!    everything.
@@ -43,7 +45,7 @@ mod threads;
 pub(crate) mod tracefs;
 pub(crate) mod will;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -90,7 +92,7 @@ pub struct AttachReport {
     pub processes: usize,
     /// Threads that are attached, over all processes.
     pub threads: usize,
-    /// Tracefs events in use; each costs a descriptor a thread.
+    /// Tracefs events in use; a thread costs a descriptor for each, and one more.
     pub events: usize,
     /// Processes that had ended before they could be attached.
     pub ended: Vec<i32>,
@@ -130,8 +132,11 @@ pub struct Attachment {
     group: EventGroup,
     /// Return events before entry events.
     events: Vec<Event>,
-    threads: Vec<OwnedFd>,
-    processes: HashSet<i32>,
+    /// Events of each process that is attached by name, of all its threads. Never closed before
+    /// the end: that would end what was inherited from them.
+    processes: HashMap<i32, Vec<OwnedFd>>,
+    /// Events of their descendants.
+    anchors: HashMap<i32, Vec<OwnedFd>>,
     holder: Holder,
     will: Option<Arc<LastWill>>,
     report: AttachReport,
@@ -175,8 +180,8 @@ impl Attachment {
         let mut attachment = Attachment {
             group: EventGroup::new(tracefs)?,
             events: Vec::new(),
-            threads: Vec::new(),
-            processes: HashSet::new(),
+            processes: HashMap::new(),
+            anchors: HashMap::new(),
             holder: Holder::start().map_err(failed("start a helper process"))?,
             will,
             report: AttachReport {
@@ -209,7 +214,7 @@ impl Attachment {
             return Err(AttachError::ProcessEnded { pid: alive[0] });
         }
         let report = &mut attachment.report;
-        report.ended.extend(alive.iter().filter(|pid| !attachment.processes.contains(pid)));
+        report.ended.extend(alive.iter().filter(|pid| !attachment.processes.contains_key(pid)));
         report.events = attachment.events.len();
         report.elapsed = start.elapsed();
         Ok(attachment)
@@ -220,8 +225,8 @@ impl Attachment {
         &self.report
     }
 
-    /// Attaches one more process, with all its threads. For those that no target has started, and
-    /// after a setuid exec. Returns the number of its threads.
+    /// Attaches one more process, with all its threads and what they start. For those that no target
+    /// has started, and after a setuid exec. Returns the number of its threads.
     pub fn add_process(&mut self, pid: i32) -> Result<usize, AttachError> {
         match stat(pid).map_err(failed("read the process's state in /proc"))? {
             None => return Err(AttachError::ProcessEnded { pid }),
@@ -232,6 +237,37 @@ impl Attachment {
             0 => Err(AttachError::ProcessEnded { pid }),
             threads => Ok(threads),
         }
+    }
+
+    /// Makes sure of a process that a target has started. To be called for each, soon after its
+    /// fork, and again when its leader ends while other threads go on. False when it has ended.
+    ///
+    /// Inheritance covers it from its first instruction, but not for ever: when the kernel switches
+    /// between two tasks whose events are copies of the same ones it may swap them, and the one
+    /// that exits first then takes the other's along. Direct children of attached threads are safe,
+    /// since those have an event that is not inherited; this is for their children, and for those
+    /// of threads started later.
+    pub fn anchor(&mut self, pid: i32) -> Result<bool, AttachError> {
+        let threads = threads_of(pid).map_err(failed("read the process's threads in /proc"))?;
+        'threads: for tid in threads.into_iter().flatten() {
+            let mut events = Vec::with_capacity(self.events.len());
+            for event in &self.events {
+                match perf::open(event.id, Who::ThreadAlone { tid }) {
+                    Ok(fd) => events.push(fd),
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue 'threads,
+                    Err(error) => return Err(self.explain(error)),
+                }
+            }
+            self.anchors.insert(pid, events);
+            return Ok(true);
+        }
+        self.anchors.remove(&pid);
+        Ok(false)
+    }
+
+    /// Frees what [`anchor`](Self::anchor) took for a process that has ended.
+    pub fn forget(&mut self, pid: i32) {
+        self.anchors.remove(&pid);
     }
 
     /// Takes everything out. An error means that the tracefs events could not be removed; the
@@ -273,6 +309,7 @@ impl Attachment {
         // By event: a thread may end between the opens of two events.
         let mut walked = vec![!walk; self.events.len()];
         let mut attached = 0;
+        let mut events = Vec::new();
         loop {
             let listed = threads_of(pid).map_err(failed("read the process's threads in /proc"))?;
             let new: Vec<i32> =
@@ -280,32 +317,43 @@ impl Attachment {
             if new.is_empty() {
                 break;
             }
-            self.threads.reserve(new.len() * self.events.len());
+            events.reserve(new.len() * (self.events.len() + 1));
             for tid in new {
-                attached += usize::from(self.attach_thread(tid, &mut walked)?);
+                attached += usize::from(self.attach_thread(tid, &mut walked, &mut events)?);
             }
         }
-        if attached > 0 && self.processes.insert(pid) {
-            self.report.processes += 1;
+        if attached > 0 {
+            self.processes.entry(pid).or_default().append(&mut events);
             if let Some(will) = &self.will {
-                will.page().processes.fetch_add(1, Ordering::Release);
+                will.page().processes.store(self.processes.len() as u32, Ordering::Release);
             }
         }
+        self.report.processes = self.processes.len();
         self.report.threads += attached;
         Ok(attached)
     }
 
-    /// False when the thread has ended.
-    fn attach_thread(&mut self, tid: i32, walked: &mut [bool]) -> Result<bool, AttachError> {
+    /// Adds to `events`. False when the thread has ended.
+    fn attach_thread(
+        &self,
+        tid: i32,
+        walked: &mut [bool],
+        events: &mut Vec<OwnedFd>,
+    ) -> Result<bool, AttachError> {
         for (event, walked) in self.events.iter().zip(walked) {
             match perf::open(event.id, Who::Thread { tid, walk: !*walked }) {
                 Ok(fd) => {
-                    self.threads.push(fd);
+                    events.push(fd);
                     *walked = true;
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
                 Err(error) => return Err(self.explain(error)),
             }
+        }
+        match perf::open_marker(tid) {
+            Ok(fd) => events.push(fd),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
+            Err(error) => return Err(self.explain(error)),
         }
         Ok(true)
     }
@@ -348,7 +396,7 @@ impl Attachment {
             let mut children = Vec::new();
             for &pid in now.difference(&existing) {
                 let parent = stat(pid).map_err(failed("read a process's state in /proc"))?;
-                if parent.is_some_and(|stat| self.processes.contains(&stat.parent)) {
+                if parent.is_some_and(|stat| self.processes.contains_key(&stat.parent)) {
                     children.push(pid);
                 }
             }
@@ -365,7 +413,8 @@ impl Attachment {
     /// Which place it is that the kernel refuses, found by trying each alone.
     fn find_culprit(&mut self, groups: &[Group<'_>], pid: i32, source: io::Error) -> AttachError {
         // The breakpoints of all places together, else each would be tried on top of them.
-        self.threads.clear();
+        self.processes.clear();
+        self.anchors.clear();
         for group in groups {
             let returns = group.returns.iter().map(|place| (EventKind::Return, place));
             let entries = group.entries.iter().map(|place| (EventKind::Entry, place));
@@ -394,7 +443,7 @@ impl Attachment {
             },
             Some(libc::EMFILE) => AttachError::TooManyFiles {
                 threads: self.report.threads + 1,
-                needed: (self.report.threads + 1) * self.events.len() + 64,
+                needed: (self.report.threads + 1) * (self.events.len() + 1) + 64,
                 limit: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
             },
             _ => failed("open a perf event on a probe point")(error),
@@ -429,7 +478,8 @@ impl Attachment {
         } else {
             Vec::new()
         };
-        self.threads.clear();
+        self.processes.clear();
+        self.anchors.clear();
         drop(everyone);
         self.events.clear();
         let events_removed = self.group.remove();
