@@ -7,7 +7,9 @@ use thiserror::Error;
 pub enum SizeError {
     #[error("not a size; write it like 4096, 512KiB or 16M")]
     NotANumber,
-    #[error("unknown unit '{0}'; use B, K, M, G, T (powers of 1024, also KiB, MiB, …) or kB, MB, …")]
+    #[error(
+        "unknown unit '{0}'; use B, K, M, G, T (powers of 1024, also KiB, MiB, …) or kB, MB, …"
+    )]
     UnknownUnit(String),
     #[error("larger than 2^64 bytes")]
     TooLarge,

@@ -50,10 +50,10 @@ impl FoldedStacks {
         }
 
         unsorted.sort_by(|a, b| frames[a.0..a.1].cmp(&frames[b.0..b.1]));
-        let mut sorted = Self { names, frames: Vec::with_capacity(frames.len()), stacks: Vec::new() };
-        let same = |a: &(usize, usize, u64), b: &(usize, usize, u64)| {
-            frames[a.0..a.1] == frames[b.0..b.1]
-        };
+        let mut sorted =
+            Self { names, frames: Vec::with_capacity(frames.len()), stacks: Vec::new() };
+        let same =
+            |a: &(usize, usize, u64), b: &(usize, usize, u64)| frames[a.0..a.1] == frames[b.0..b.1];
         for group in unsorted.chunk_by(same) {
             sorted.frames.extend_from_slice(&frames[group[0].0..group[0].1]);
             let amount = group.iter().fold(0u64, |sum, (.., amount)| sum.saturating_add(*amount));
@@ -75,7 +75,8 @@ impl FoldedStacks {
     /// Each stack's names, root first, and its amount.
     pub fn iter(
         &self,
-    ) -> impl DoubleEndedIterator<Item = (impl Iterator<Item = &str>, u64)> + ExactSizeIterator {
+    ) -> impl DoubleEndedIterator<Item = (impl Iterator<Item = &str>, u64)> + ExactSizeIterator
+    {
         (0..self.stacks.len()).map(|index| {
             let begin = if index == 0 { 0 } else { self.stacks[index - 1].0 };
             let (end, amount) = self.stacks[index];
@@ -177,12 +178,18 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{collection::vec, prelude::{any, prop_assert, prop_assert_eq, proptest}};
+    use proptest::{
+        collection::vec,
+        prelude::{any, prop_assert, prop_assert_eq, proptest},
+    };
 
     use super::{FoldedStacks, write_folded};
     use crate::{
         profile::Profile,
-        report::{Metric, testing::{Builder, server}},
+        report::{
+            Metric,
+            testing::{Builder, server},
+        },
     };
 
     fn folded(profile: &Profile, metric: Metric) -> String {

@@ -117,9 +117,8 @@ fn xml_text(text: &str) -> String {
 
 /// A picture of two lines of text.
 fn write_note(title: &str, line: &str, out: &mut impl Write) -> io::Result<()> {
-    let escape = |text: &str| {
-        xml_text(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-    };
+    let escape =
+        |text: &str| xml_text(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let (title, line) = (escape(title), escape(line));
     write!(
         out,
@@ -143,7 +142,10 @@ mod tests {
     use crate::{
         export::FoldedStacks,
         profile::Profile,
-        report::{Metric, testing::{Builder, server}},
+        report::{
+            Metric,
+            testing::{Builder, server},
+        },
     };
 
     fn svg(profile: &Profile, metric: Metric) -> String {
@@ -183,7 +185,8 @@ mod tests {
     #[test]
     fn a_function_is_one_box_whatever_its_neighbours_are_called() {
         let mut b = Builder::new();
-        let [f, f_int, x, y] = ["f", "f(int)", "x", "y"].map(|name| b.location("/a", 0, &[(name, "", 0)]));
+        let [f, f_int, x, y] =
+            ["f", "f(int)", "x", "y"].map(|name| b.location("/a", 0, &[(name, "", 0)]));
         b.stack(&[f], 1, 10);
         b.stack(&[x, f_int], 1, 10);
         b.stack(&[y, f], 1, 10);

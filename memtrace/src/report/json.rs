@@ -39,7 +39,11 @@ impl Default for JsonOptions {
 
 /// Writes one line of JSON. Fails only when `out` does. Stacks are written one by one, so memory
 /// grows with their number but not with their frames.
-pub fn write_json(profile: &Profile, options: &JsonOptions, out: &mut impl Write) -> io::Result<()> {
+pub fn write_json(
+    profile: &Profile,
+    options: &JsonOptions,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let (ids, matching) = select(profile, options);
     serde_json::to_writer(&mut *out, &Report { profile, options, ids: &ids, matching })?;
     out.write_all(b"\n")

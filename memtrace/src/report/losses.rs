@@ -80,7 +80,10 @@ fn lines(losses: &Losses) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::describe;
-    use crate::{profile::Losses, report::testing::{lossy, server}};
+    use crate::{
+        profile::Losses,
+        report::testing::{lossy, server},
+    };
 
     #[test]
     fn nothing_lost_is_said_in_these_words() {

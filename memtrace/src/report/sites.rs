@@ -169,9 +169,7 @@ impl<'a> SiteKeys<'a> {
 
     fn is_wrapper(&mut self, function: StringId) -> bool {
         match self.wrappers.get_mut(function as usize) {
-            Some(known) => {
-                *known.get_or_insert_with(|| is_wrapper(self.profile.string(function)))
-            }
+            Some(known) => *known.get_or_insert_with(|| is_wrapper(self.profile.string(function))),
             None => false,
         }
     }

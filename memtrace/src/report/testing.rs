@@ -127,12 +127,17 @@ pub(crate) fn server() -> Profile {
     let stripped = b.location("/usr/lib/libz.so.1", 0x4242, &[]);
     let symbol_only = b.location("/usr/lib/libz.so.1", 0x5000, &[("inflate", "", 0)]);
     let jit = b.location("", 0x7f00_0000_1234, &[]);
-    let new = b.location("/usr/lib/libstdc++.so.6", 0xa0, &[("operator new(unsigned long)", "", 0)]);
+    let new =
+        b.location("/usr/lib/libstdc++.so.6", 0xa0, &[("operator new(unsigned long)", "", 0)]);
     let allocate = b.location(
         "/usr/bin/server",
         0x1400,
         &[
-            ("std::__new_allocator<int>::allocate(unsigned long, void const*)", "new_allocator.h", 151),
+            (
+                "std::__new_allocator<int>::allocate(unsigned long, void const*)",
+                "new_allocator.h",
+                151,
+            ),
             ("std::vector<int, std::allocator<int> >::reserve(unsigned long)", "vector.tcc", 79),
             ("Index::load()", "src/index.cc", 33),
         ],
@@ -177,8 +182,13 @@ pub(crate) fn server() -> Profile {
         },
         Process { pid: 124, parent: Some(123), exited: true, ..Process::default() },
     ];
-    b.profile.threads =
-        vec![Thread { pid: 123, tid: 123, name: "server".into(), alloc_calls: 1058, alloc_bytes: 9 }];
+    b.profile.threads = vec![Thread {
+        pid: 123,
+        tid: 123,
+        name: "server".into(),
+        alloc_calls: 1058,
+        alloc_bytes: 9,
+    }];
     b.profile.sizes.calls = vec![0, 0, 0, 0, 0, 1, 0, 1058];
     b.finish()
 }

@@ -54,10 +54,15 @@ impl Default for TextOptions {
 const RANKINGS: [Metric; 4] = [Metric::Calls, Metric::Peak, Metric::Leaked, Metric::Temporary];
 
 /// Writes the report. Fails only when `out` does.
-pub fn write_text(profile: &Profile, options: &TextOptions, out: &mut impl Write) -> io::Result<()> {
+pub fn write_text(
+    profile: &Profile,
+    options: &TextOptions,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let keep = options.filter.as_ref().map(|filter| filter.select(profile)).unwrap_or_default();
     let sites = CallSites::new(profile, &keep);
-    let mut text = Text { profile, options, sites: &sites, styles: Styles::new(options.colour), out };
+    let mut text =
+        Text { profile, options, sites: &sites, styles: Styles::new(options.colour), out };
     text.header()?;
     match options.only {
         Some(metric) => text.ranking(metric)?,
@@ -251,7 +256,11 @@ impl<W: Write> Text<'_, W> {
         }
         match truncation(stack.end) {
             Some(reason) if !stack.locations.is_empty() => {
-                writeln!(self.out, "      {}", paint(self.styles.dim, format_args!("[truncated: {reason}]")))
+                writeln!(
+                    self.out,
+                    "      {}",
+                    paint(self.styles.dim, format_args!("[truncated: {reason}]"))
+                )
             }
             _ => Ok(()),
         }
@@ -424,7 +433,9 @@ fn describe(frame: &Frame<'_>) -> String {
 fn date(unix_ms: u64, zone: &TimeZone) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     match time {
-        Some(time) => time.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string(),
+        Some(time) => {
+            time.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %:z").to_string()
+        }
         None => "[invalid]".to_owned(),
     }
 }

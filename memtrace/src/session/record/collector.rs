@@ -3,8 +3,8 @@
 
 use crate::{
     file::Recorder,
-    process::{self, Backing, Device, Mapping, ProcessError},
     probes::mappings::{MappingEvent, NewMapping},
+    process::{self, Backing, Device, Mapping, ProcessError},
     profile::{self, LocationId, Meta},
     stream::event::{Addresses, Event},
     symbols::AddressSpaces,
@@ -175,8 +175,7 @@ impl Collector {
 
     /// Reads names again, which threads mostly get after they have begun to allocate.
     pub fn refresh_thread_names(&mut self) {
-        let threads: Vec<_> =
-            self.recorder.heap.living_threads().take(MAX_NAMED_THREADS).collect();
+        let threads: Vec<_> = self.recorder.heap.living_threads().take(MAX_NAMED_THREADS).collect();
         for (index, pid, tid) in threads {
             if let Ok(name) = process::identity::thread_comm(pid, tid) {
                 self.recorder.set_thread_name(index, &name);
