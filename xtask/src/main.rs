@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod bench;
 mod bpf_toolchain;
 mod demo;
 mod lint;
@@ -33,8 +34,19 @@ enum Task {
     Demo,
     /// Run every test, the live ones included
     Test,
+    /// Measure memtrace beside its peers and write docs/performance.md
+    Bench {
+        #[arg(value_enum)]
+        what: Bench,
+    },
     /// Run clippy on the BPF programs, for their own target
     LintBpf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bench {
+    /// CPU time that a malloc and free take under each tracer, and what memtrace itself uses
+    Probes,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -49,6 +61,7 @@ fn main() -> ExitCode {
         Task::Setup { purpose } => set_up(purpose),
         Task::Demo => demo::demo(),
         Task::Test => test::test(),
+        Task::Bench { what: Bench::Probes } => bench::probes(),
         Task::LintBpf => lint::bpf(),
     };
     match result {

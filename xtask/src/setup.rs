@@ -92,16 +92,7 @@ fn check_dist_server() -> Result<()> {
         return Ok(());
     }
     let server = env::var("RUSTUP_DIST_SERVER").unwrap_or_else(|_| DIST_SERVER.to_owned());
-    let Some((scheme, rest)) = server.split_once("://") else {
-        bail!("RUSTUP_DIST_SERVER is not an address: {server}");
-    };
-    let host = rest.split('/').next().unwrap_or(rest).to_owned();
-    let address = match (host.contains(':'), scheme) {
-        (_, "file") => return Ok(()),
-        (true, _) => host,
-        (false, "http") => format!("{host}:80"),
-        (false, _) => format!("{host}:443"),
-    };
+    let Some(address) = address_of(&server)? else { return Ok(()) };
     step(format!("BPF compiler: trying {address}"));
     let (sender, receiver) = mpsc::channel();
     let target = address.clone();
@@ -116,6 +107,21 @@ fn check_dist_server() -> Result<()> {
     let connected = receiver.recv_timeout(REACHABLE_WITHIN).unwrap_or(false);
     ensure!(connected, "{address} can't be reached");
     Ok(())
+}
+
+/// Host and port of a URL; `None` if it is a file's.
+fn address_of(url: &str) -> Result<Option<String>> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        bail!("RUSTUP_DIST_SERVER is not an address: {url}");
+    };
+    let host = rest.split('/').next().unwrap_or(rest);
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(match scheme {
+        "file" => None,
+        _ if has_port => Some(host.to_owned()),
+        "http" => Some(format!("{host}:80")),
+        _ => Some(format!("{host}:443")),
+    })
 }
 
 fn install_debian() -> Result<()> {
@@ -137,4 +143,25 @@ fn install_linker() -> Result<PathBuf> {
     }
     run(&mut command)?;
     find_linker(root()).context("bpf-linker was installed but does not run")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DIST_SERVER, address_of};
+
+    #[test]
+    fn the_address_that_is_tried_is_the_one_rustup_would_use() {
+        for (url, address) in [
+            (DIST_SERVER, Some("static.rust-lang.org:443")),
+            ("http://mirror.example/rustup", Some("mirror.example:80")),
+            ("https://mirror.example:8443/rustup", Some("mirror.example:8443")),
+            ("https://[2001:db8::1]/", Some("[2001:db8::1]:443")),
+            ("https://[2001:db8::1]:8443", Some("[2001:db8::1]:8443")),
+            ("file:///srv/rust", None),
+        ] {
+            let found = address_of(url).expect("an address");
+            assert_eq!(found.as_deref(), address, "{url}");
+        }
+        assert!(address_of("static.rust-lang.org").is_err());
+    }
 }

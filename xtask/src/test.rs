@@ -8,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, ensure};
 
 use crate::demo::release_build;
-use crate::run::{as_root, cargo, is_root, shown, step, which};
+use crate::run::{as_root, cargo, is_root, run, shown, step, which};
 use crate::{packages, setup};
 
 /// The package whose tests record live processes.
@@ -38,28 +38,34 @@ fn run_all(count: &mut Count) -> Result<()> {
 
     // The live tests use it; made first, so that a program that does not compile is seen at once.
     let memtrace = release_build()?;
-    let mut pure = cargo();
-    pure.args(["test", "--workspace", "--exclude", "memtrace-ebpf", "--exclude", LIVE]);
-    pure.arg("--no-fail-fast");
-    let pure = cargo_test(&mut pure, count);
-
-    let live = can_run_live().and_then(|()| {
-        let mut live = cargo();
-        live.args(["test", "--package", LIVE, "--no-fail-fast"]).env("MEMTRACE_BIN", &memtrace);
-        if !is_root()? {
-            let (name, value) = sudo_runner()?;
-            live.env(name, value);
+    // The library's own tests load BPF programs too.
+    let runner = can_run_live().and_then(|()| sudo_runner());
+    let test = |count: &mut Count, selection: &[&str], harness: &[&str]| {
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast"]).args(selection).arg("--").args(harness);
+        command.env("MEMTRACE_BIN", &memtrace);
+        if let Ok(Some((name, value))) = &runner {
+            command.env(name, value);
         }
-        // One at a time: they count events, and probes of the same file share breakpoints.
-        cargo_test(live.args(["--", "--test-threads=1"]), count)
-    });
-    pure.and(live)
+        cargo_test(&mut command, count)
+    };
+    let library =
+        test(count, &["--workspace", "--exclude", "memtrace-ebpf", "--exclude", LIVE], &[]);
+    // One at a time: they count events, and probes of the same file share breakpoints.
+    let live = match &runner {
+        Ok(_) => test(count, &["--package", LIVE], &["--test-threads=1"]),
+        Err(_) => Ok(()),
+    };
+    // Why they can't run comes first: it explains the library's failures too.
+    runner.map(|_| ()).and(library).and(live)
 }
 
 /// Why the live tests can't run here, if they can't.
 fn can_run_live() -> Result<()> {
     if !is_root()? {
-        as_root("true").context("the live tests load BPF programs")?;
+        // Asks for the password here, once, and not from below cargo.
+        let as_root = as_root("true").and_then(|mut command| run(&mut command));
+        as_root.context("the live tests load BPF programs")?;
     }
     for file in ["/sys/kernel/btf/vmlinux", "/sys/bus/event_source/devices/uprobe/type"] {
         ensure!(
@@ -76,8 +82,12 @@ fn can_run_live() -> Result<()> {
     Ok(())
 }
 
-/// Makes cargo run test binaries, and only them, as root.
-fn sudo_runner() -> Result<(String, String)> {
+/// The variable that makes cargo run test binaries, and only them, as root; `None` where this is
+/// root.
+fn sudo_runner() -> Result<Option<(String, String)>> {
+    if is_root()? {
+        return Ok(None);
+    }
     let output = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .arg("-vV")
         .output()
@@ -87,7 +97,7 @@ fn sudo_runner() -> Result<(String, String)> {
     let host = host.context("rustc -vV names no host")?.to_uppercase().replace('-', "_");
     let sudo = which("sudo").context("there is no sudo")?;
     let value = format!("{} --non-interactive --preserve-env --", sudo.display());
-    Ok((format!("CARGO_TARGET_{host}_RUNNER"), value))
+    Ok(Some((format!("CARGO_TARGET_{host}_RUNNER"), value)))
 }
 
 /// Runs a `cargo test`, shows its output as it comes and adds up its results.
