@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -145,6 +146,28 @@ fn an_output_that_cannot_be_written() {
     let finished =
         record(&Recorder::new(), Path::new("/nonexistent/x.mtrc"), &["--", "/bin/echo", "ran"]);
     refused(&finished, Path::new("/nonexistent/x.mtrc"), &["/nonexistent/x.mtrc"]);
+    target.say("go").unwrap();
+    target.say("end").unwrap();
+    target.wait(PATIENCE).unwrap().success().unwrap();
+}
+
+/// As nobody, on a process of root.
+#[test]
+fn without_privilege_the_error_says_what_is_needed() {
+    let _turn = live();
+    let (directory, file) = scratch();
+    let copy = directory.path().join("memtrace");
+    fs::copy(paths::memtrace(), &copy).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut target = Scenario::of("single_leak.c").ready().unwrap();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&copy)
+        .args(["record", "-p", &target.pid().to_string(), "-o"])
+        .arg(&file);
+    let finished = Running::spawn(command).unwrap().wait(PATIENCE).unwrap();
+    refused(&finished, &file, &["sudo"]);
     target.say("go").unwrap();
     target.say("end").unwrap();
     target.wait(PATIENCE).unwrap().success().unwrap();
