@@ -51,3 +51,27 @@ fn stacks_of_a_build_with_frame_pointers_are_whole() {
 fn stacks_of_a_stock_build_are_whole() {
     check_all(Build::NoFramePointers);
 }
+
+/// The frame below a handler is the interrupted instruction itself and no return address.
+#[test]
+fn stacks_of_signal_handlers_go_on_into_the_interrupted_code() {
+    let _turn = live();
+    let report = Scenario::of("in_signal.c").attached();
+    for interrupted in ["interrupted_in_a_call", "interrupted_at_entry"] {
+        let sites = report.sites.iter().filter(|s| s.frames.iter().any(|f| f.is(interrupted)));
+        let sites: Vec<&Site> = sites.collect();
+        let calls: u64 = sites.iter().map(|s| s.alloc_calls).sum();
+        let expected = if interrupted == "interrupted_at_entry" { 20 } else { 40 };
+        assert_eq!(calls, expected, "calls with {interrupted} in their stack");
+        for site in sites {
+            let at = |name: &str| {
+                let found = site.frames.iter().position(|f| f.is(name));
+                found.unwrap_or_else(|| panic!("no {name} in {}", stack(site)))
+            };
+            assert!(at("handler_leak") < at("handler"), "{}", stack(site));
+            assert!(at("handler") < at(interrupted), "{}", stack(site));
+            assert!(at(interrupted) < at("workload"), "{}", stack(site));
+            assert!(at("workload") < at("main"), "{}", stack(site));
+        }
+    }
+}
