@@ -47,6 +47,9 @@ pub fn compare(report: &Report, truth: &Truth) -> Result<(), String> {
         }
     }
     check_sums(report, &mut problems);
+    if !report.complete {
+        problems.push("the recording is not complete".to_owned());
+    }
     if !report.exact() {
         problems.push(format!("losses.exact is false: {:?}", report.losses));
     }
@@ -186,7 +189,7 @@ mod tests {
 
     fn report(sites: &str, totals: &str, exact: bool) -> Report {
         let text = format!(
-            r#"{{"totals": {totals}, "losses": {{"exact": {exact}}}, "sites": [{sites}]}}"#
+            r#"{{"totals": {totals}, "losses": {{"exact": {exact}}}, "complete": true, "sites": [{sites}]}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
@@ -201,7 +204,7 @@ mod tests {
             })
             .collect();
         format!(
-            r#"{{"frames": [{}], "alloc_calls": {calls}, "alloc_bytes": {bytes}, "live_blocks": {calls}, "live_bytes": {bytes}, "peak_bytes": {bytes}, "temporary_calls": 0, "failed_calls": 0}}"#,
+            r#"{{"frames": [{}], "alloc_calls": {calls}, "alloc_bytes": {bytes}, "live_blocks": {calls}, "live_bytes": {bytes}, "peak_bytes": {bytes}, "temporary_calls": 0, "failed_calls": 0, "end": "complete"}}"#,
             frames.join(",")
         )
     }

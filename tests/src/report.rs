@@ -15,6 +15,8 @@ pub struct Report {
     pub totals: Map<String, Value>,
     pub losses: Map<String, Value>,
     pub sites: Vec<Site>,
+    /// False when the recording has no end: memtrace was killed or the disk ran full.
+    pub complete: bool,
     /// Everything else that the report has.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -32,6 +34,8 @@ pub struct Site {
     pub peak_bytes: u64,
     pub temporary_calls: u64,
     pub failed_calls: u64,
+    /// Why the stack ends where it does: `complete`, `depth_limit`, ….
+    pub end: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

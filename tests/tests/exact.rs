@@ -48,6 +48,8 @@ exact!(children_that_allocate, Scenario::of("fork_child.c"));
 exact!(children_that_exec, Scenario::of("fork_exec.c").arg(leaf()));
 exact!(children_that_are_spawned, Scenario::of("spawn.c").arg(leaf()));
 exact!(frees_by_another_thread, Scenario::of("cross_thread.c"));
+exact!(blocks_of_the_c_library_by_its_caller, Scenario::of("libc_callers.c"));
+exact!(allocations_in_signal_handlers, Scenario::of("in_signal.c"));
 exact!(cpp_containers, Scenario::of("containers.cpp"));
 exact!(cpp_containers_with_frame_pointers, framed("containers.cpp"));
 exact!(rust_collections, Scenario::of("boxes.rs"));

@@ -32,7 +32,10 @@ fn folded(text: &str) -> BTreeMap<Vec<String>, u64> {
     stacks
 }
 
-const METRICS: [(&str, &str, fn(&Site) -> u64); 5] = [
+/// A metric's word, its total's key, and what a site has of it.
+type Metric = (&'static str, &'static str, fn(&Site) -> u64);
+
+const METRICS: [Metric; 5] = [
     ("leaked", "leaked_bytes", |s| s.live_bytes),
     ("peak", "peak_bytes", |s| s.peak_bytes),
     ("allocated", "alloc_bytes", |s| s.alloc_bytes),

@@ -54,6 +54,7 @@ fn single_threaded_c_programs_state_what_the_oracle_counts() {
         "many_live.c",
         "deep.c",
         "quick_exit.c",
+        "in_signal.c",
     ];
     sources.iter().for_each(|source| check(source, &[], false));
 }
@@ -87,6 +88,11 @@ fn programs_with_libraries_state_what_the_oracle_counts() {
     let closed = compile::library("plugin.c", "libplugin_closed", &["PLUGIN=plugin_closed"]);
     let args = [kept.to_str().unwrap(), closed.to_str().unwrap()];
     check("plugin_host.c", &args, false);
+}
+
+#[test]
+fn callers_of_the_c_library_state_what_the_oracle_counts() {
+    check("libc_callers.c", &[], true);
 }
 
 #[test]
