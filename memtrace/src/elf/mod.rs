@@ -1,0 +1,3 @@
+//! Reading binaries: what is in a file, independent of any process.
+
+pub mod unwind;

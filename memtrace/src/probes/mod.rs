@@ -1,0 +1,3 @@
+//! Allocator functions found and probe points chosen; programs loaded and attached.
+
+pub mod unwind;
