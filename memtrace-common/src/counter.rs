@@ -34,11 +34,13 @@ pub enum Counter {
     Stops = 12,
     /// Hits at an address that is not a probe point of ours.
     UnknownPoint = 13,
+    /// Allocations whose stack was not walked, since too many threads were unwinding at once.
+    UnwinderBusy = 14,
 }
 
 impl Counter {
     /// Number of counters, the length of the `COUNTERS` array.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 15;
 
     /// Every counter, in slot order.
     pub const ALL: [Counter; Self::COUNT as usize] = [
@@ -56,6 +58,7 @@ impl Counter {
         Counter::Events,
         Counter::Stops,
         Counter::UnknownPoint,
+        Counter::UnwinderBusy,
     ];
 }
 

@@ -9,3 +9,4 @@ pub mod limits;
 pub mod point;
 pub mod record;
 pub mod stack;
+pub mod unwind;

@@ -21,3 +21,22 @@ pub const POINT_TABLES: usize = 4;
 /// Entries of one probe point table: an offset inside a page tells the point, since a mapping is
 /// page-aligned and so `ip & 0xfff` equals `file_offset & 0xfff`.
 pub const POINTS_PER_TABLE: usize = 4096;
+
+/// Words of unwind rows, two rows each. Beyond it a binary has no table: its frames end as
+/// [`StackEnd::NoUnwindInfo`](crate::stack::StackEnd::NoUnwindInfo) unless they keep frame pointers.
+pub const UNWIND_ROW_WORDS: u32 = 4 << 20;
+
+/// Entries of the unwind page index, one per KiB of text.
+pub const UNWIND_PAGES: u32 = 1 << 20;
+
+/// Distinct unwind rules over all binaries; their ids are 16 bits.
+pub const UNWIND_RULES: u32 = 1 << 16;
+
+/// Executable mappings over all processes.
+pub const UNWIND_MAPPINGS: u32 = 1 << 17;
+
+/// Entries of the cache from addresses to rules; a power of two.
+pub const UNWIND_CACHE: u32 = 1 << 14;
+
+/// Threads that can be unwinding (running or preempted in it) at the same time; a power of two.
+pub const UNWIND_SCRATCHES: u32 = 512;

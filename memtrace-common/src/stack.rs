@@ -19,11 +19,22 @@ pub enum StackEnd {
     UnsupportedRule = 5,
     /// Frame pointers only: the chain ended, which can't be told from a function that keeps none.
     FramePointerEnd = 6,
+    /// The return address had been replaced by a return probe: the thread is inside a second
+    /// probed function.
+    ProbeTrampoline = 7,
+    /// The caller's frame would lie below its callee's: the stack is damaged or was switched in a
+    /// way that its call frame information doesn't tell.
+    StackNotGrowing = 8,
+    /// The process' mappings were not known to the kernel side at that moment (just started, just
+    /// exec'ed, or more processes than fit).
+    UnknownProcess = 9,
+    /// No working memory was free in the kernel: too many threads were unwinding at once.
+    Busy = 10,
 }
 
 impl StackEnd {
     /// Every reason, in discriminant order.
-    pub const ALL: [StackEnd; 7] = [
+    pub const ALL: [StackEnd; 11] = [
         StackEnd::Complete,
         StackEnd::DepthLimit,
         StackEnd::NoUnwindInfo,
@@ -31,6 +42,10 @@ impl StackEnd {
         StackEnd::NoMapping,
         StackEnd::UnsupportedRule,
         StackEnd::FramePointerEnd,
+        StackEnd::ProbeTrampoline,
+        StackEnd::StackNotGrowing,
+        StackEnd::UnknownProcess,
+        StackEnd::Busy,
     ];
 
     /// The reason with this discriminant.

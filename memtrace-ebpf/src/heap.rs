@@ -19,7 +19,7 @@ use crate::{
     counters::count,
     maps::POINTS,
     ring::emit,
-    stack::{Registers, capture},
+    stack::capture,
     thread::{self, Thread},
 };
 
@@ -168,7 +168,7 @@ fn returned(ctx: &RetProbeContext) {
         (false, _) => Kind::Alloc,
     };
     let size = if thread.size > SIZE_MASK { SIZE_MASK } else { thread.size };
-    let stack = capture(thread, Registers::after_return(ctx), pid_tid);
+    let stack = capture(ctx, pid_tid);
     let record = AllocRecord {
         tag: tag(kind, address),
         size_function: size | (function as u64) << 56,

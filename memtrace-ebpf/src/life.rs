@@ -19,6 +19,7 @@ use crate::{
     maps::{PROCESSES, THREADS},
     ring::emit,
     settings::{signal_live, task_signal, task_tgid},
+    unwind::maps::UNWIND_PROCESSES,
 };
 
 /// `sched_process_fork(parent, child)`: runs in the parent before the child does.
@@ -39,6 +40,11 @@ pub fn life_fork(ctx: RawTracePointContext) -> i32 {
         count(Counter::LostLife);
         return 0;
     }
+    // Until the child maps anything, its mappings are its parent's.
+    if let Some(mappings) = UNWIND_PROCESSES.get_ptr(parent) {
+        // SAFETY: a live map value.
+        let _ = UNWIND_PROCESSES.insert(child, unsafe { *mappings }, 0);
+    }
     debug!(&ctx, "process {} forked {}", parent, child);
     emit(record(Kind::Fork, pid_tid, u64::from(child)), Counter::LostLife, parent);
     0
@@ -51,6 +57,7 @@ pub fn life_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (pid_tid >> 32) as u32;
     if is_recorded(tgid) {
         let _ = THREADS.remove(pid_tid as u32);
+        let _ = UNWIND_PROCESSES.remove(tgid);
         debug!(&ctx, "process {} executed a new program", tgid);
         emit(record(Kind::Exec, pid_tid, 0), Counter::LostLife, tgid);
     }
@@ -74,6 +81,7 @@ pub fn life_exit(ctx: RawTracePointContext) -> i32 {
     emit(record(Kind::Exit, pid_tid, u64::from(last)), Counter::LostLife, tgid);
     if last {
         let _ = PROCESSES.remove(tgid);
+        let _ = UNWIND_PROCESSES.remove(tgid);
         debug!(&ctx, "process {} ended", tgid);
     }
     0

@@ -13,6 +13,7 @@ mod ring;
 mod settings;
 mod stack;
 mod thread;
+mod unwind;
 
 #[cfg(not(test))]
 #[panic_handler]

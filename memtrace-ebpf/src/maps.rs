@@ -1,7 +1,6 @@
 //! Every map of the programs, with who writes it.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -22,15 +21,9 @@ pub static RING: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 pub static POINTS: Array<Point> =
     Array::with_max_entries((POINT_TABLES * POINTS_PER_TABLE) as u32, 0);
 
-/// State of each thread by tid. Not preallocated: a value is over a kilobyte, and most machines
-/// have few threads.
+/// State of each thread by tid, made at its first event and removed at its exit.
 #[map]
-pub static THREADS: HashMap<u32, Thread> =
-    HashMap::with_max_entries(MAX_THREADS, BPF_F_NO_PREALLOC);
-
-/// One zeroed [`Thread`], since a program's stack is too small to build one.
-#[map]
-pub static NEW_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(MAX_THREADS, 0);
 
 /// Stacks already sent: id → second hash. Least recently used ones make room and are sent again.
 #[map]

@@ -1,15 +1,13 @@
 //! What is remembered of a thread between two probes.
 
-use memtrace_common::{counter::Counter, limits::MAX_FRAMES, record::StackHeader};
+use memtrace_common::counter::Counter;
 
-use crate::{
-    counters::count,
-    maps::{NEW_THREAD, THREADS},
-};
+use crate::{counters::count, maps::THREADS};
 
 /// Per-thread state, a map value. Kept in a map and not per CPU, since uprobe programs can be
 /// preempted and migrate between entry and return.
 #[repr(C)]
+#[derive(Default)]
 pub struct Thread {
     /// Stack pointer at the entry of the outermost allocator call (pointing at its return address);
     /// 0 when the thread is in none.
@@ -24,9 +22,6 @@ pub struct Thread {
     /// same release.
     pub sized_free: u64,
     pub sized_free_sp: u64,
-    /// A Stack record in the making.
-    pub stack: StackHeader,
-    pub frames: [u64; MAX_FRAMES],
 }
 
 /// The state of a thread that was seen before.
@@ -43,8 +38,7 @@ pub fn get(tid: u32) -> Option<&'static mut Thread> {
     if let Some(thread) = known(tid) {
         return Some(thread);
     }
-    let empty = NEW_THREAD.get(0)?;
-    let _ = THREADS.insert(tid, empty, 0);
+    let _ = THREADS.insert(tid, Thread::default(), 0);
     let thread = known(tid);
     if thread.is_none() {
         count(Counter::ThreadTableFull);

@@ -12,6 +12,7 @@ mod linkage;
 mod minidebug;
 mod plt;
 pub mod prologue;
+pub mod unwind;
 
 pub use debuglink::{AltLink, DebugLink, alt_link, debug_link};
 pub use error::ElfError;

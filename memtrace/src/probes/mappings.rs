@@ -7,11 +7,12 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use perf_event::{Builder, Clock, Sampler, events::Software};
 use perf_event_data::Record;
+use rustix::event::epoll;
 
 /// Buffer a CPU, bytes: room for some 2,000 records between two reads.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -46,12 +47,22 @@ pub enum MappingEvent {
 /// The open events, one a CPU.
 pub struct MappingEvents {
     samplers: Vec<Sampler>,
+    /// An epoll of all of them.
+    any: OwnedFd,
+}
+
+impl AsFd for MappingEvents {
+    /// Readable when a mapping was made.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.any.as_fd()
+    }
 }
 
 impl MappingEvents {
     /// Opens the events on every online CPU. Needs CAP_PERFMON, or perf_event_paranoid below 1.
     pub fn open() -> io::Result<Self> {
         let mut samplers = Vec::new();
+        let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for cpu in online_cpus()? {
             let mut builder = Builder::new(Software::DUMMY);
             builder
@@ -66,14 +77,13 @@ impl MappingEvents {
                 .clockid(Clock::MONOTONIC)
                 .wakeup_watermark(1)
                 .enabled(true);
-            samplers.push(builder.build()?.sampled(BUFFER_BYTES)?);
+            let sampler = builder.build()?.sampled(BUFFER_BYTES)?;
+            // SAFETY: the sampler owns the descriptor and outlives this borrow.
+            let fd = unsafe { BorrowedFd::borrow_raw(sampler.as_raw_fd()) };
+            epoll::add(&any, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+            samplers.push(sampler);
         }
-        Ok(Self { samplers })
-    }
-
-    /// Descriptors that become readable when a mapping is made.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.samplers.iter().map(AsRawFd::as_raw_fd)
+        Ok(Self { samplers, any })
     }
 
     /// Takes what has come since the last call, in time order, of the processes that `wanted` names.

@@ -14,6 +14,7 @@ use memtrace_common::{
     point::Point,
 };
 
+use super::unwind::{UnwindTables, UnwindTablesError};
 use crate::{kernel::btf::Btf, stream::RingReader};
 
 /// The compiled `memtrace-ebpf`, put there by the build script.
@@ -126,6 +127,11 @@ impl Programs {
             counters: map(&mut ebpf, "COUNTERS")?,
             ebpf,
         })
+    }
+
+    /// The unwinder's tables; can be taken once.
+    pub fn take_unwind_tables(&mut self) -> Result<UnwindTables, UnwindTablesError> {
+        UnwindTables::new(&mut self.ebpf)
     }
 
     /// The ring's reading end; can be taken once.

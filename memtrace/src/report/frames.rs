@@ -73,6 +73,10 @@ pub fn truncation(end: u8) -> Option<&'static str> {
         Some(StackEnd::NoMapping) => "no mapping",
         Some(StackEnd::UnsupportedRule) => "unsupported unwind rule",
         Some(StackEnd::FramePointerEnd) => "end of frame pointers",
+        Some(StackEnd::ProbeTrampoline) => "inside a function with another return probe",
+        Some(StackEnd::StackNotGrowing) => "damaged or switched stack",
+        Some(StackEnd::UnknownProcess) => "process too new",
+        Some(StackEnd::Busy) => "unwinder busy",
         None => "unknown reason",
     })
 }
@@ -87,6 +91,10 @@ pub fn end_name(end: u8) -> &'static str {
         Some(StackEnd::NoMapping) => "no_mapping",
         Some(StackEnd::UnsupportedRule) => "unsupported_rule",
         Some(StackEnd::FramePointerEnd) => "frame_pointer_end",
+        Some(StackEnd::ProbeTrampoline) => "probe_trampoline",
+        Some(StackEnd::StackNotGrowing) => "stack_not_growing",
+        Some(StackEnd::UnknownProcess) => "unknown_process",
+        Some(StackEnd::Busy) => "busy",
         None => "unknown",
     }
 }

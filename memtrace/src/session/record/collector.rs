@@ -1,16 +1,21 @@
 //! Events → recording: each goes to the heap model; stacks are placed in files and sent off to be
 //! named; what processes map is followed.
 
+use anyhow::Result;
+
 use crate::{
     file::Recorder,
     probes::mappings::{MappingEvent, NewMapping},
-    process::{self, Backing, Device, Mapping, ProcessError},
+    process::{self, Backing, Device, Mapping},
     profile::{self, LocationId, Meta},
     stream::event::{Addresses, Event},
     symbols::AddressSpaces,
 };
 
-use super::naming::{Job, Named, Naming};
+use super::{
+    naming::{Job, Named, Naming},
+    unwinding::Unwinding,
+};
 
 /// Processes whose resident set is read for one sample; more would take too long.
 const MAX_SAMPLED_PROCESSES: usize = 256;
@@ -23,6 +28,7 @@ pub struct Collector {
     pub recorder: Recorder,
     spaces: AddressSpaces,
     naming: Naming,
+    unwinding: Unwinding,
     /// Profile module of each symbols module, by its id.
     modules: Vec<Option<profile::ModuleId>>,
     /// Locations that the naming thread knows of: those below.
@@ -33,11 +39,12 @@ pub struct Collector {
 
 impl Collector {
     /// An empty recording.
-    pub fn new(meta: Meta) -> std::io::Result<Self> {
+    pub fn new(meta: Meta, unwinding: Unwinding) -> std::io::Result<Self> {
         Ok(Self {
             recorder: Recorder::new(meta),
             spaces: AddressSpaces::default(),
             naming: Naming::start()?,
+            unwinding,
             modules: Vec::new(),
             asked_below: 0,
             living: Vec::new(),
@@ -46,8 +53,9 @@ impl Collector {
 
     /// Begins to follow a process: opens the files it runs from, so that they can be read when it
     /// has ended or replaced them.
-    pub fn follow(&mut self, pid: u32) -> Result<(), ProcessError> {
+    pub fn follow(&mut self, pid: u32) -> Result<()> {
         self.spaces.attach(pid)?;
+        self.unwinding.add(pid)?;
         self.living.push(pid);
         Ok(())
     }
@@ -77,6 +85,7 @@ impl Collector {
             }
             _ => {}
         }
+        self.unwinding.event(event);
         self.recorder.apply(event, now_ms);
     }
 
@@ -86,10 +95,16 @@ impl Collector {
             MappingEvent::New(new) => {
                 let pid = new.pid;
                 self.spaces.map(pid, &mapping(new));
+                self.unwinding.mapped(pid);
             }
-            // Mappings are read again when an address is found in none.
-            MappingEvent::Lost(_) => {}
+            // Names are safe: mappings are read again when an address is found in none.
+            MappingEvent::Lost(_) => self.living.iter().for_each(|&pid| self.unwinding.mapped(pid)),
         }
+    }
+
+    /// Tells the kernel-side unwinder of what has changed.
+    pub fn refresh_unwinding(&mut self) {
+        self.unwinding.refresh();
     }
 
     fn locate(&mut self, pid: u32, addresses: Addresses<'_>) -> Vec<LocationId> {

@@ -36,7 +36,7 @@ const FLUSH_EVERY_MS: u64 = 1000;
 pub struct Drain {
     programs: Programs,
     ring: RingReader,
-    mappings: Option<MappingEvents>,
+    mappings: MappingEvents,
     pub collector: Collector,
     writer: Writer,
     started: Instant,
@@ -52,7 +52,7 @@ impl Drain {
     /// Puts the parts together; the recording begins now.
     pub fn new(
         mut programs: Programs,
-        mappings: Option<MappingEvents>,
+        mappings: MappingEvents,
         collector: Collector,
         writer: Writer,
     ) -> Result<Self> {
@@ -72,14 +72,10 @@ impl Drain {
         })
     }
 
-    /// Restarts the recording's clock.
-    pub fn start_clock(&mut self) {
-        self.started = Instant::now();
-    }
-
     /// Records until something ends it.
     pub async fn run(&mut self, end: &mut EndWatch) -> Result<End> {
         let ring = readable_copy(self.ring.as_fd())?;
+        let mappings = readable_copy(self.mappings.as_fd())?;
         let mut clock = tokio::time::interval(READ_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut more_waits = false;
@@ -92,6 +88,10 @@ impl Drain {
                     ready?.clear_ready();
                     None
                 }
+                ready = mappings.readable() => {
+                    ready?.clear_ready();
+                    None
+                }
                 _ = clock.tick() => None,
             };
             if let Some(reason) = reason {
@@ -99,6 +99,7 @@ impl Drain {
             }
             self.take_mappings();
             more_waits = self.take_events(BATCH) == BATCH;
+            self.collector.refresh_unwinding();
             self.keep_the_books()?;
         }
     }
@@ -121,12 +122,16 @@ impl Drain {
     }
 
     fn take_mappings(&mut self) {
-        if let Some(mappings) = &mut self.mappings {
-            let living = self.collector.living().to_vec();
-            for event in mappings.drain(|pid| living.contains(&pid)) {
-                self.collector.mapping(event);
-            }
+        let living = self.collector.living();
+        let events = self.mappings.drain(|pid| living.contains(&pid));
+        if events.is_empty() {
+            return;
         }
+        for event in events {
+            self.collector.mapping(event);
+        }
+        // At once: until then, stacks through the new code end there.
+        self.collector.refresh_unwinding();
     }
 
     /// Continues the processes that `--lossless` has stopped.

@@ -7,6 +7,7 @@ mod end;
 mod losses;
 mod naming;
 mod progress;
+mod unwinding;
 mod watched;
 
 use std::{
@@ -35,6 +36,7 @@ use breakpoints::Breakpoints;
 use collector::Collector;
 use drain::Drain;
 use end::EndWatch;
+use unwinding::Unwinding;
 
 pub use end::End;
 
@@ -98,7 +100,8 @@ pub fn run(options: &Options) -> Result<Outcome> {
         let mut end = EndWatch::new(&pids)?;
         // The mappings made after this are told by the events, those before by /proc.
         let mappings = MappingEvents::open().context("cannot follow mappings")?;
-        let mut collector = Collector::new(meta(options, &breakpoints, pids[0]))?;
+        let unwinding = Unwinding::new(programs.take_unwind_tables()?);
+        let mut collector = Collector::new(meta(options, &breakpoints, pids[0]), unwinding)?;
         for &pid in &pids {
             collector.follow(pid)?;
             programs.add_process(pid)?;
@@ -106,7 +109,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         let groups = breakpoints.groups(&mut programs)?;
         let attachment = Attachment::new(&groups, &signed(&pids)?, None)?;
         drop(groups);
-        let mut drain = Drain::new(programs, Some(mappings), collector, writer)?;
+        let mut drain = Drain::new(programs, mappings, collector, writer)?;
         end.start_clock(options.duration);
         if options.verbose {
             let report = attachment.report();
@@ -168,7 +171,7 @@ fn meta(options: &Options, breakpoints: &Breakpoints, pid: u32) -> Meta {
         started_unix_ms: u64::try_from(started.as_millis()).unwrap_or_default(),
         page_size: rustix::param::page_size() as u64,
         memory_bytes: memory.totalram * u64::from(memory.mem_unit),
-        unwinder: "frame-pointer".into(),
+        unwinder: "eh_frame".into(),
         probes: breakpoints.count(),
     }
 }
