@@ -660,3 +660,14 @@ fn an_endless_command_line_is_cut() {
     recorder.set_command(0, vec![String::new(); 100_000]);
     assert_eq!(recorder.heap.processes()[0].command.len(), 65_536);
 }
+
+/// The promise: a file that version 1 wrote is read by every later memtrace. `testdata/v1.mtrc` is
+/// never written again; only its reading, `v1.json`, follows when `Profile` gets new fields.
+#[test]
+fn a_file_of_version_1_is_read_for_ever() {
+    let recording = read_bytes(include_bytes!("testdata/v1.mtrc")).expect("readable");
+    let expected: Profile =
+        serde_json::from_str(include_str!("testdata/v1.json")).expect("a profile");
+    assert_eq!(recording.profile, expected);
+    assert_eq!(recording.ending, Ending::Complete);
+}

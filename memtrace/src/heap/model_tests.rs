@@ -2,6 +2,7 @@
 //! numbers, tables by process number and address.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use memtrace_common::point::Function;
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert_eq, prop_oneof, proptest};
@@ -185,12 +186,15 @@ impl Naive {
                         self.last.insert((process.0, tid), last);
                     }
                     let Some(block) = block else { return };
-                    if self.blocks.contains_key(&(process.0, address)) {
-                        self.release(&block);
-                        self.totals.replaced_blocks += 1;
-                        self.totals.replaced_bytes += block.size;
-                    } else {
-                        self.blocks.insert((process.0, address), block);
+                    match self.blocks.entry((process.0, address)) {
+                        Entry::Occupied(_) => {
+                            self.release(&block);
+                            self.totals.replaced_blocks += 1;
+                            self.totals.replaced_bytes += block.size;
+                        }
+                        Entry::Vacant(entry) => {
+                            entry.insert(block);
+                        }
                     }
                 }
             }
