@@ -60,7 +60,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     if args.json {
         to_stdout(|out| print::json(&diagnosis, out))?;
     } else {
-        to_stdout(|out| print::text(&diagnosis, out))?;
+        to_stdout(|out| Ok(print::text(&diagnosis, out)?))?;
     }
     Ok(if diagnosis.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -73,5 +73,9 @@ fn load() -> Loaded {
         Programs::load(settings, &Btf::load()?)?;
         Ok(())
     };
-    load().map(|()| start.elapsed()).map_err(|error| format!("{error:#}"))
+    load().map(|()| start.elapsed()).map_err(|error| {
+        // The links between the first and the last say the same over again.
+        let (first, last) = (error.to_string(), error.root_cause().to_string());
+        if first.contains(&last) { first } else { format!("{first}: {last}") }
+    })
 }
