@@ -290,10 +290,16 @@ fn stripped_static_program_is_an_error_that_says_what_to_try() {
 fn library_loaded_later_is_named_but_not_probed() {
     let dir = tempfile::tempdir().expect("directory");
     let program = dir.path().join("loads");
-    let source = "#include <dlfcn.h>\n#include <unistd.h>\n\
-         int main(void) { dlopen(\"libjemalloc.so.2\", RTLD_NOW); for (;;) pause(); }";
-    compile(dir.path(), &program, source, &[]);
-    let target = Target::spawn(&mut Command::new(&program)).wait_for("libjemalloc");
+    let library = dir.path().join("liblater.so");
+    let source = "void *malloc(unsigned long n) { return (void *)n; }";
+    compile(dir.path(), &library, source, &["-shared", "-fPIC", "-fno-builtin"]);
+    let source = format!(
+        "#include <dlfcn.h>\n#include <unistd.h>\n\
+         int main(void) {{ if (!dlopen({:?}, RTLD_NOW)) return 1; for (;;) pause(); }}",
+        library.display().to_string()
+    );
+    compile(dir.path(), &program, &source, &[]);
+    let target = Target::spawn(&mut Command::new(&program)).wait_for("liblater.so");
     let plan = plan_for_process(target.pid(), EMULATION).expect("plan");
     assert_eq!(plan.files.len(), 1, "{plan}");
     assert!(plan.files[0].path.ends_with("libc.so.6"));

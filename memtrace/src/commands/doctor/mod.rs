@@ -73,5 +73,9 @@ fn load() -> Loaded {
         Programs::load(settings, &Btf::load()?)?;
         Ok(())
     };
-    load().map(|()| start.elapsed()).map_err(|error| format!("{error:#}"))
+    load().map(|()| start.elapsed()).map_err(|error| {
+        // The links between the first and the last say the same over again.
+        let (first, last) = (error.to_string(), error.root_cause().to_string());
+        if first.contains(&last) { first } else { format!("{first}: {last}") }
+    })
 }
