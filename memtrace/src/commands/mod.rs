@@ -38,9 +38,11 @@ fn read_profile(path: &Path) -> Result<Profile> {
 type Stdout = io::BufWriter<io::StdoutLock<'static>>;
 
 /// Writes to standard output. A reader that went away (`| head`) has seen all it wanted: no error.
-fn to_stdout(write: impl FnOnce(&mut Stdout) -> Result<()>) -> Result<()> {
+fn to_stdout<E: Into<anyhow::Error>>(
+    write: impl FnOnce(&mut Stdout) -> Result<(), E>,
+) -> Result<()> {
     let mut out = Stdout::with_capacity(1 << 16, io::stdout().lock());
-    let result = write(&mut out).and_then(|()| Ok(out.flush()?));
+    let result = write(&mut out).map_err(Into::into).and_then(|()| Ok(out.flush()?));
     // What an error left in the buffer has nowhere to go; dropping the writer would try once more.
     let _ = out.into_parts();
     match result.as_ref().err().and_then(|error| error.downcast_ref::<io::Error>()) {

@@ -29,7 +29,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
             filter,
             min_bytes: args.min,
         };
-        to_stdout(|out| Ok(write_json(&profile, &options, out)?))?;
+        to_stdout(|out| write_json(&profile, &options, out))?;
     } else {
         let options = TextOptions {
             only: metric,
@@ -40,7 +40,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<ExitCode> {
             colour: wants_colour(),
             time_zone: TimeZone::system(),
         };
-        to_stdout(|out| Ok(write_text(&profile, &options, out)?))?;
+        to_stdout(|out| write_text(&profile, &options, out))?;
     }
     Ok(ExitCode::SUCCESS)
 }

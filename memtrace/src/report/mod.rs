@@ -21,6 +21,8 @@ pub mod units;
 pub mod wrappers;
 
 #[cfg(test)]
+mod large;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use filter::Filter;
