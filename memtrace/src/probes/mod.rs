@@ -10,3 +10,4 @@ pub mod points;
 pub mod programs;
 pub mod running;
 pub mod tables;
+pub mod watchdog;
