@@ -7,6 +7,8 @@ pub mod kernel;
 
 pub mod process;
 
+pub mod target;
+
 pub mod elf;
 
 pub mod stream;

@@ -11,3 +11,4 @@ pub mod programs;
 pub mod running;
 pub mod tables;
 pub mod unwind;
+pub mod watchdog;

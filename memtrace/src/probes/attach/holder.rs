@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::target::raw_clone::{Side, raw_clone, wait};
+
 /// A sleeping child with an address space of its own. It ends when this is dropped, and by itself
 /// when the last copy of the pipe's write end is gone.
 ///
@@ -17,15 +19,12 @@ pub(super) struct Holder {
 impl Holder {
     pub(super) fn start() -> io::Result<Self> {
         let (wait_end, alive) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        // The raw call, since glibc's fork runs handlers and takes locks that other threads may
-        // hold. Exit signal 0: nobody's SIGCHLD handler or waitpid(-1) learns of this child.
-        // SAFETY: without CLONE_VM the child has its own copy of everything; it calls nothing but
-        // `sleep_until_closed`, which only makes system calls and never returns.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
-        match pid {
-            0 => sleep_until_closed(wait_end.as_raw_fd()),
-            pid if pid > 0 => Ok(Holder { pid: pid as i32, alive: Some(alive) }),
-            _ => Err(io::Error::last_os_error()),
+        // Exit signal 0: nobody's SIGCHLD handler or waitpid(-1) learns of this child.
+        // SAFETY: no memory is shared; the child calls nothing but `sleep_until_closed`, which only
+        // makes system calls and never returns.
+        match unsafe { raw_clone(0) }? {
+            (Side::Child, _) => sleep_until_closed(wait_end.as_raw_fd()),
+            (Side::Parent(pid), _) => Ok(Holder { pid, alive: Some(alive) }),
         }
     }
 
@@ -45,13 +44,7 @@ impl Holder {
         }
         // SAFETY: our own child, not yet waited for, so the pid is still its.
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
-        loop {
-            // SAFETY: a null status pointer is allowed.
-            let done = unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) };
-            if done >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                return;
-            }
-        }
+        let _ = wait(self.pid, true);
     }
 }
 
@@ -66,9 +59,6 @@ fn sleep_until_closed(fd: i32) -> ! {
     // SAFETY: raw system calls with plain numbers and pointers into this frame; this process is
     // single-threaded and owns its descriptors.
     unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
         libc::prctl(libc::PR_SET_NAME, c"memtrace-hold".as_ptr(), 0, 0, 0);
         if fd > 0 {
             libc::syscall(libc::SYS_close_range, 0, fd - 1, 0);

@@ -135,11 +135,6 @@ pub(crate) fn counting_program(map: &Map) -> OwnedFd {
     load(&code)
 }
 
-/// Does nothing: the floor of what a hit costs.
-pub(crate) fn empty_program() -> OwnedFd {
-    load(&[insn(MOV_IMM, 0, 0, 0, 0), EXIT])
-}
-
 fn load(code: &[u64]) -> OwnedFd {
     let licence = CString::new("GPL").unwrap();
     let mut log = vec![0u8; 64 << 10];

@@ -26,7 +26,7 @@ pub(crate) struct Page {
     pub(crate) holder: AtomicI32,
     /// tracefs' root directory.
     pub(crate) tracefs: AtomicI32,
-    /// Processes attached one by one; those that came by inheritance are not counted.
+    /// Processes that are attached or anchored.
     pub(crate) processes: AtomicU32,
     /// The lock byte of the events.
     pub(crate) token: AtomicU64,
