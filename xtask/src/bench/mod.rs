@@ -14,7 +14,7 @@ use crate::{packages, setup};
 
 use empty::EmptyProbes;
 use target::Target;
-use tracers::Tracer;
+use tracers::{Tracer, said_ms};
 
 mod empty;
 mod page;
@@ -68,8 +68,14 @@ struct Row {
 struct Collector {
     cpu_ns_per_event: f64,
     bytes_per_live_block: f64,
-    attach: Duration,
-    detach: Duration,
+    /// From the start of memtrace until it records.
+    start: Duration,
+    /// The share of it that it took to put the probes in, as memtrace says.
+    attach_ms: f64,
+    /// From Ctrl-C to the end.
+    end: Duration,
+    /// The share of it that it took to remove the probes, as memtrace says.
+    detach_ms: f64,
     /// Events lost while it was measured.
     lost: u64,
 }
@@ -150,7 +156,7 @@ impl Bench {
         tracer.wait_for_effect(&mut target, bare)?;
         let under = measure(&mut target)?;
         match (kind, tracer.stop()) {
-            (Kind::Memtrace, Ok(status)) => check(status)?,
+            (Kind::Memtrace, Ok((status, _))) => check(status)?,
             (Kind::Memtrace, Err(error)) => return Err(error),
             // How a peer ends does not change what it cost.
             (_, Err(error)) => step(format!("{}: {error:#}", kind.name())),
@@ -163,9 +169,9 @@ impl Bench {
     fn collector(&self) -> Result<Collector> {
         let mut target = Target::start(&self.program)?;
         let log = self.dir.join("tracer.log");
-        let start = Instant::now();
+        let begin = Instant::now();
         let tracer = Tracer::memtrace(&self.memtrace, target.pid(), &self.recording(), &log)?;
-        let attach = start.elapsed();
+        let start = begin.elapsed();
 
         tracer.wait_idle()?;
         let before = tracer.cpu_ns()?;
@@ -178,16 +184,20 @@ impl Bench {
         tracer.wait_idle()?;
         let held = tracer.resident_bytes()?.saturating_sub(before);
 
-        let start = Instant::now();
-        let status = tracer.stop()?;
-        let detach = start.elapsed();
+        let begin = Instant::now();
+        let (status, said) = tracer.stop()?;
+        let end = begin.elapsed();
         check(status)?;
         Ok(Collector {
             // An allocation and a free.
             cpu_ns_per_event: used as f64 / (2 * COLLECTOR_PAIRS) as f64,
             bytes_per_live_block: held as f64 / HELD_BLOCKS as f64,
-            attach,
-            detach,
+            start,
+            attach_ms: said_ms(&said, "attached ")
+                .context("it does not say how long attaching took")?,
+            end,
+            detach_ms: said_ms(&said, "detached ")
+                .context("it does not say how long detaching took")?,
             lost: tracers::lost_events(&self.memtrace, &self.recording())?,
         })
     }
