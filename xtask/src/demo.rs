@@ -60,9 +60,13 @@ pub fn release_build() -> Result<PathBuf> {
 fn compile_service(dir: &Path) -> Result<PathBuf> {
     let binary = dir.join("session_service");
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread", "-o"])
+    gcc.current_dir(root())
+        .args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread"])
+        // The report then names the source as it is called in the repository.
+        .arg(format!("-fdebug-prefix-map={}=.", root().display()))
+        .arg("-o")
         .arg(&binary)
-        .arg(root().join("xtask/demo/session_service.c"));
+        .arg("xtask/demo/session_service.c");
     run(&mut gcc)?;
     Ok(binary)
 }

@@ -24,8 +24,8 @@ pub fn write(rows: &[Row], collector: &Collector) -> Result<String> {
          Written by `cargo xtask bench probes` on {machine}.\n\
          Ratios tell more than times, which differ from machine to machine.\n\n\
          ## In the traced process\n\n\
-         CPU time, user and system, that one `malloc(64)` and its `free` take in a loop two calls \
-         below `main`'s caller. Median of {ROUNDS} rounds, in which every tracer is measured once \
+         CPU time, user and system, that one `malloc(64)` and its `free` take in a loop in a \
+         function that `main` calls. Median of {ROUNDS} rounds, in which every tracer is measured once \
          in a process of its own.\n\
          *Empty probes* are BPF programs that do nothing, at the places where memtrace has its \
          probes: less is not possible with breakpoints.\n\n\
@@ -53,21 +53,25 @@ pub fn write(rows: &[Row], collector: &Collector) -> Result<String> {
     }
     write!(
         text,
-        "\nbpftrace keeps size and stack of each live block and probes `malloc` and `free` at \
-         their first instruction, as memleak does.\n\n\
+        "\nbpftrace keeps size and stack of each live block. It and memleak probe `malloc` and `free` \
+         at their first instruction.\n\n\
          ## In memtrace itself\n\n\
          | | |\n\
          | --- | ---: |\n\
          | CPU time an event, over {} events | {:.0} ns |\n\
          | memory a live block, over {HELD_BLOCKS} blocks | {:.0} bytes |\n\
          | from start to recording | {:.0} ms |\n\
+         | of this, putting the probes in | {:.0} ms |\n\
          | from Ctrl-C to the end, with {HELD_BLOCKS} live blocks | {:.0} ms |\n\
+         | of this, taking the probes out | {:.0} ms |\n\
          | events lost meanwhile | {} |\n",
         2 * COLLECTOR_PAIRS,
         collector.cpu_ns_per_event,
         collector.bytes_per_live_block,
-        collector.attach.as_secs_f64() * 1e3,
-        collector.detach.as_secs_f64() * 1e3,
+        collector.start.as_secs_f64() * 1e3,
+        collector.attach_ms,
+        collector.end.as_secs_f64() * 1e3,
+        collector.detach_ms,
         collector.lost
     )?;
     Ok(text)
@@ -125,8 +129,10 @@ mod tests {
         let collector = Collector {
             cpu_ns_per_event: 100.0,
             bytes_per_live_block: 60.0,
-            attach: Duration::from_millis(50),
-            detach: Duration::from_millis(200),
+            start: Duration::from_millis(150),
+            attach_ms: 34.6,
+            end: Duration::from_millis(300),
+            detach_ms: 290.9,
             lost: 0,
         };
         let text = write(&rows, &collector).expect("all rows that must be there are");

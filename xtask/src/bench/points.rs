@@ -44,16 +44,56 @@ pub fn of_pair(memtrace: &Path, pid: u32) -> Result<Vec<Point>> {
     Ok(points)
 }
 
+/// The breakpoints of `malloc` and `free` in what doctor prints as JSON.
 fn parse(report: &Value) -> Option<Vec<Point>> {
-    let points = report.get("points")?.as_array()?.iter().map(|point| {
-        Some(Point {
-            function: point.get("function")?.as_str()?.to_owned(),
-            file: point.get("file")?.as_str()?.into(),
-            offset: point.get("offset")?.as_u64()?,
-            at_return: point.get("at_return")?.as_bool()?,
-        })
-    });
-    let points = points.collect::<Option<Vec<_>>>()?;
-    let of_pair = |point: &Point| point.function == "malloc" || point.function == "free";
-    Some(points.into_iter().filter(of_pair).collect())
+    let mut points = Vec::new();
+    for file in report.get("process")?.get("files")?.as_array()? {
+        let path = file.get("path")?.as_str()?;
+        for point in file.get("points")?.as_array()? {
+            let function = point.get("function")?.as_str()?;
+            if function != "malloc" && function != "free" {
+                continue;
+            }
+            let mut add = |offset: u64, at_return| {
+                let file = path.into();
+                points.push(Point { function: function.to_owned(), file, offset, at_return });
+            };
+            add(point.get("entry_offset")?.as_u64()?, false);
+            // A function that only frees has none.
+            if let Some(offset) = point.get("return_offset")?.as_u64() {
+                add(offset, true);
+            }
+        }
+    }
+    Some(points)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Point, parse};
+
+    #[test]
+    fn the_pair_is_picked_from_what_doctor_says() {
+        let report = json!({ "process": { "pid": 1, "files": [{ "path": "/lib/libc.so.6", "points": [
+            { "function": "malloc", "entry_offset": 100, "return_offset": 100 },
+            { "function": "calloc", "entry_offset": 200, "return_offset": 200 },
+            { "function": "free", "entry_offset": 309, "return_offset": null },
+        ]}]}});
+        let point = |function: &str, offset, at_return| Point {
+            function: function.into(),
+            file: "/lib/libc.so.6".into(),
+            offset,
+            at_return,
+        };
+        let expected = vec![
+            point("malloc", 100, false),
+            point("malloc", 100, true),
+            point("free", 309, false),
+        ];
+        assert_eq!(parse(&report), Some(expected));
+        // No process, as when it has no allocator.
+        assert_eq!(parse(&json!({ "process": null })), None);
+    }
 }

@@ -32,7 +32,7 @@ impl Tracer {
     /// `memtrace record`, once it says that it records.
     pub fn memtrace(memtrace: &Path, pid: u32, recording: &Path, log: &Path) -> Result<Self> {
         let mut command = Command::new(memtrace);
-        command.args(["record", "-p", &pid.to_string(), "-o"]).arg(recording);
+        command.args(["record", "--verbose", "-p", &pid.to_string(), "-o"]).arg(recording);
         let mut tracer = Self::start(&mut command, log)?;
         tracer.wait_for("recording pid")?;
         Ok(tracer)
@@ -153,11 +153,13 @@ impl Tracer {
         bail!("still busy after {} s", ATTACH_WITHIN.as_secs())
     }
 
-    /// Ends it as Ctrl-C does; its exit status.
-    pub fn stop(mut self) -> Result<ExitStatus> {
+    /// Ends it as Ctrl-C does; its exit status and all it said.
+    pub fn stop(mut self) -> Result<(ExitStatus, String)> {
         run(Command::new("kill").args(["-INT", &self.child.id().to_string()]))?;
         let status = wait_within(DETACH_WITHIN, &mut self.child)?;
-        status.with_context(|| format!("did not end within {} s", DETACH_WITHIN.as_secs()))
+        let status =
+            status.with_context(|| format!("did not end within {} s", DETACH_WITHIN.as_secs()))?;
+        Ok((status, self.said()?))
     }
 }
 
@@ -171,7 +173,9 @@ impl Drop for Tracer {
 
 /// The memleak that is on this machine, and what to call it.
 pub fn find_memleak() -> Option<(PathBuf, &'static str)> {
-    [("memleak", "memleak (libbpf-tools)"), ("memleak-bpfcc", "memleak (bcc)")]
+    // As Debian 13 calls it, as its makers call it, and bcc's, which needs the kernel's headers.
+    let libbpf = "memleak (libbpf-tools)";
+    [("memleak-libbpf", libbpf), ("memleak", libbpf), ("memleak-bpfcc", "memleak (bcc)")]
         .into_iter()
         .find_map(|(program, name)| Some((which(program)?, name)))
 }
@@ -186,6 +190,13 @@ fn libc_of(pid: u32) -> Result<String> {
     Ok(libc.context("the program has no libc")?.to_owned())
 }
 
+/// The time in ms that the line of `said` beginning with `what` gives first.
+pub fn said_ms(said: &str, what: &str) -> Option<f64> {
+    let line = said.lines().find(|line| line.starts_with(what))?;
+    let (before, _) = line.split_once(" ms")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
 /// Events in `recording` that memtrace says it lost, all causes together.
 pub fn lost_events(memtrace: &Path, recording: &Path) -> Result<u64> {
     let mut command = Command::new(memtrace);
@@ -194,5 +205,23 @@ pub fn lost_events(memtrace: &Path, recording: &Path) -> Result<u64> {
     ensure!(output.status.success(), "{} failed ({})", shown(&command), output.status);
     let report: Value = serde_json::from_slice(&output.stdout).context("no JSON from memtrace")?;
     let losses = report.get("losses").and_then(Value::as_object).context("no losses in it")?;
-    losses.values().map(Value::as_u64).sum::<Option<u64>>().context("a loss that is no number")
+    // `abandoned_calls` are no losses, `exact` is the sum of it all in a word.
+    let counted = losses.iter().filter(|(name, _)| *name != "abandoned_calls" && *name != "exact");
+    let counts = counted.map(|(_, count)| count.as_u64());
+    counts.sum::<Option<u64>>().context("a loss that is no number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::said_ms;
+
+    #[test]
+    fn times_are_read_from_what_record_says() {
+        let said = "  malloc 0x98930+0\nattached 1 thread in 34.6 ms\n\
+                    detached in 290.9 ms, silent after 68.0 ms\n";
+        assert_eq!(said_ms(said, "attached "), Some(34.6));
+        assert_eq!(said_ms(said, "detached "), Some(290.9));
+        assert_eq!(said_ms(said, "recorded "), None);
+        assert_eq!(said_ms("attached in no time\n", "attached "), None);
+    }
 }
