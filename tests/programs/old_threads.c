@@ -1,11 +1,11 @@
 /* Threads that run before the recording begins: the recorder must attach every one of them. The
  * main thread itself allocates nothing.
  * TRUTH
- *   site worker_leak calls=2000 bytes=80000 live_blocks=2000 live_bytes=80000
- *   site worker_temporary calls=2000 bytes=20000 temporary=2000
+ *   site worker_leak calls=1000 bytes=40000 live_blocks=1000 live_bytes=40000
+ *   site worker_temporary calls=1000 bytes=10000 temporary=1000
  *   foreign ld-linux only=command
  *   foreign pthread_create only=command
- *   total free_calls=2000 unknown_frees=0 only=attach
+ *   total free_calls=1000 unknown_frees=0 only=attach
  * END
  */
 #include "truth.h"
@@ -21,7 +21,7 @@ SITE void *worker_temporary(void) {
     return keep(malloc(10));
 }
 
-static pthread_t threads[8];
+static pthread_t threads[4];
 
 static void *run(void *unused) {
     pthread_barrier_wait(&start);
@@ -33,13 +33,13 @@ static void *run(void *unused) {
 }
 
 static void prepare(void) {
-    pthread_barrier_init(&start, NULL, 9);
-    for (int i = 0; i < 8; i++) must(pthread_create(&threads[i], NULL, run, NULL) == 0, "thread");
+    pthread_barrier_init(&start, NULL, 5);
+    for (int i = 0; i < 4; i++) must(pthread_create(&threads[i], NULL, run, NULL) == 0, "thread");
 }
 
 static void workload(void) {
     pthread_barrier_wait(&start);
-    for (int i = 0; i < 8; i++) must(pthread_join(threads[i], NULL) == 0, "join");
+    for (int i = 0; i < 4; i++) must(pthread_join(threads[i], NULL) == 0, "join");
 }
 
 TRUTH_MAIN

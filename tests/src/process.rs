@@ -88,7 +88,20 @@ impl Running {
     /// It has closed its stdin.
     pub fn say(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("stdin is closed")?;
-        writeln!(stdin, "{line}").with_context(|| format!("cannot write to {}", self.name))
+        // In one piece: a program may act on the first byte and be gone before the last.
+        let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) else { return Ok(()) };
+        let limit = Instant::now() + Duration::from_secs(1);
+        while self.is_running()? && Instant::now() < limit {
+            thread::sleep(Duration::from_millis(5));
+        }
+        bail!(
+            "cannot write to {} (pid {}): {error}; status {:?}; stdout: {}; stderr: {}",
+            self.name,
+            self.pid(),
+            self.ended,
+            self.out.text(),
+            self.err.text()
+        )
     }
 
     /// Ends its stdin.

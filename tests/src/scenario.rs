@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::compare::{Mode, compare};
 use crate::compile::{Build, program};
 use crate::process::{Output, Running, state_of};
-use crate::record::{Recorder, Recording};
+use crate::record::{Recorded, Recorder, Recording};
 use crate::report::Report;
 use crate::truth::Truth;
 
@@ -77,6 +77,14 @@ impl Scenario {
     /// # Errors
     /// Anything fails; the report is not compared.
     pub fn attached_report(&self) -> Result<Report> {
+        self.attached_recorded()?.report()
+    }
+
+    /// As [`Scenario::attached_report`], whatever memtrace's exit status.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attached_recorded(&self) -> Result<Recorded> {
         let mut target = self.ready()?;
         let recording = self.recorder.attach(&[target.pid()])?;
         target.say("go")?;
@@ -86,7 +94,7 @@ impl Scenario {
         ensure!(!matches!(state, Some('T' | 't')), "the target was left stopped");
         target.say("end")?;
         target.wait(WORKLOAD)?.success().context("the target")?;
-        recorded.report()
+        Ok(recorded)
     }
 
     /// Recorded with `-- CMD`, from its start to its end.

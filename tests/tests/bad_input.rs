@@ -45,7 +45,7 @@ fn no_such_pid() {
     let ended = Running::start(Path::new("/bin/true"), &[] as &[&str]).unwrap();
     let pid = ended.pid().to_string();
     ended.wait(PATIENCE).unwrap();
-    refused(&record(&Recorder::new(), &file, &["-p", &pid]), &file, &[&pid, "no such process"]);
+    refused(&record(&Recorder::new(), &file, &["-p", &pid]), &file, &[&pid, "no process with pid"]);
     // Larger than any pid, zero, and no number at all.
     for wrong in ["4294967295", "0", "-1", "12x", "", "1,,2"] {
         let finished = record(&Recorder::new(), &file, &[&format!("-p={wrong}")]);
@@ -167,7 +167,7 @@ fn without_privilege_the_error_says_what_is_needed() {
         .args(["record", "-p", &target.pid().to_string(), "-o"])
         .arg(&file);
     let finished = Running::spawn(command).unwrap().wait(PATIENCE).unwrap();
-    refused(&finished, &file, &["sudo"]);
+    refused(&finished, &file, &["permission denied", "needs"]);
     target.say("go").unwrap();
     target.say("end").unwrap();
     target.wait(PATIENCE).unwrap().success().unwrap();

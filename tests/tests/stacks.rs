@@ -33,23 +33,27 @@ fn check(report: &Report, depth: usize) {
     }
 }
 
-fn check_all(build: Build) {
-    let _turn = live();
-    let scenario = Scenario::of("deep.c").build(build);
-    for report in [scenario.attached(), scenario.commanded()] {
-        [5, 20, 60, 127, 200].into_iter().for_each(|depth| check(&report, depth));
-    }
+fn check_all(report: &Report) {
+    [5, 20, 60, 127, 200].into_iter().for_each(|depth| check(report, depth));
+}
+
+fn deep(build: Build) -> Scenario {
+    Scenario::of("deep.c").build(build)
 }
 
 #[test]
 fn stacks_of_a_build_with_frame_pointers_are_whole() {
-    check_all(Build::FramePointers);
+    let _turn = live();
+    check_all(&deep(Build::FramePointers).attached());
+    check_all(&deep(Build::FramePointers).commanded());
 }
 
 /// Needs the unwinder by `.eh_frame`.
 #[test]
 fn stacks_of_a_stock_build_are_whole() {
-    check_all(Build::NoFramePointers);
+    let _turn = live();
+    check_all(&deep(Build::NoFramePointers).attached());
+    check_all(&deep(Build::NoFramePointers).commanded());
 }
 
 /// The frame below a handler is the interrupted instruction itself and no return address.
