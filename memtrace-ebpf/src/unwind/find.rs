@@ -135,7 +135,9 @@ fn mapping(index: u32) -> Option<*const Mapping> {
 fn row(index: u32) -> Row {
     match UNWIND_ROWS.get_ptr(index >> 1) {
         // SAFETY: a live map value.
-        Some(word) => Row::from_bits((unsafe { word.read_volatile() } >> ((index & 1) * 32)) as u32),
+        Some(word) => {
+            Row::from_bits((unsafe { word.read_volatile() } >> ((index & 1) * 32)) as u32)
+        }
         None => Row { low: 0, rule: rule_id::NONE },
     }
 }

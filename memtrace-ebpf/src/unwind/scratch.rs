@@ -150,6 +150,8 @@ pub fn release(scratch: &mut Scratch) {
 unsafe fn exchange(place: *mut u64, new: u64) -> u64 {
     let mut value = new;
     // SAFETY: by the caller's promise.
-    unsafe { asm!("{value} = xchg_64({place} + 0, {value})", place = in(reg) place, value = inout(reg) value) };
+    unsafe {
+        asm!("{value} = xchg_64({place} + 0, {value})", place = in(reg) place, value = inout(reg) value)
+    };
     value
 }
