@@ -15,6 +15,10 @@ pub const MAX_KNOWN_STACKS: u32 = 262_144;
 /// Processes that can be recorded at the same time.
 pub const MAX_PROCESSES: u32 = 16_384;
 
+/// Value of a recorded process, in the map of those, that is to be stopped at its first allocation
+/// until the unwinder knows its mappings. Other values mean nothing.
+pub const HOLD_UNTIL_KNOWN: u32 = 2;
+
 /// Probe point tables: one per group of entry points whose low 12 address bits don't collide.
 pub const POINT_TABLES: usize = 4;
 

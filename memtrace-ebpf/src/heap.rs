@@ -65,7 +65,7 @@ fn entry(ctx: &ProbeContext, table: u64) {
         free(function, regs.rdi, sp, pid_tid);
         return;
     }
-    let Some(thread) = thread::get(pid_tid as u32) else { return };
+    let Some(thread) = thread::get(pid_tid) else { return };
     if is_inner_call(thread, function, sp) {
         count(Counter::NestedCalls);
         return;
@@ -112,7 +112,7 @@ fn free(function: Function, address: u64, sp: u64, pid_tid: u64) {
             }
         }
     } else {
-        let Some(thread) = thread::get(tid) else { return };
+        let Some(thread) = thread::get(pid_tid) else { return };
         if is_inner_call(thread, function, sp) {
             count(Counter::NestedCalls);
             return;

@@ -60,11 +60,20 @@ fn hold_back(unread: u64, tgid: u32) {
     if lossless() == 0 || unread < stop_bytes() {
         return;
     }
+    if stop_current(tgid) {
+        count(Counter::Stops);
+    }
+}
+
+/// Stops the current process; userspace (or its watchdog) finds it in `STOPPED` and continues it.
+#[inline(always)]
+pub fn stop_current(tgid: u32) -> bool {
     // The signal comes first: were the process entered first, userspace could continue it before
     // the signal arrives, and nobody would continue it afterwards.
     // SAFETY: a helper call with a scalar argument.
-    if unsafe { bpf_send_signal_thread(SIGSTOP) } == 0 {
-        let _ = STOPPED.insert(tgid, 1u64, 0);
-        count(Counter::Stops);
+    if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
+        return false;
     }
+    let _ = STOPPED.insert(tgid, 1u64, 0);
+    true
 }

@@ -1,8 +1,13 @@
 //! What is remembered of a thread between two probes.
 
-use memtrace_common::counter::Counter;
+use memtrace_common::{counter::Counter, limits::HOLD_UNTIL_KNOWN};
 
-use crate::{counters::count, maps::THREADS};
+use crate::{
+    counters::count,
+    maps::{PROCESSES, THREADS},
+    ring::stop_current,
+    unwind::maps::UNWIND_PROCESSES,
+};
 
 /// Per-thread state, a map value. Kept in a map and not per CPU, since uprobe programs can be
 /// preempted and migrate between entry and return.
@@ -32,16 +37,34 @@ pub fn known(tid: u32) -> Option<&'static mut Thread> {
     THREADS.get_ptr_mut(tid).map(|thread| unsafe { &mut *thread })
 }
 
-/// The state of a thread, made at its first event. None when the table is full, which is counted.
+/// The state of the current thread, made at its first event. None when the table is full, which is
+/// counted.
 #[inline(always)]
-pub fn get(tid: u32) -> Option<&'static mut Thread> {
+pub fn get(pid_tid: u64) -> Option<&'static mut Thread> {
+    let (tgid, tid) = ((pid_tid >> 32) as u32, pid_tid as u32);
     if let Some(thread) = known(tid) {
         return Some(thread);
     }
     let _ = THREADS.insert(tid, Thread::default(), 0);
+    hold_unknown_process(tgid);
     let thread = known(tid);
     if thread.is_none() {
         count(Counter::ThreadTableFull);
     }
     thread
+}
+
+/// Stops a process that has just begun, if it is one to be held, until userspace has read what it
+/// has mapped: its stacks are whole from the first one on. Looked at when a thread is new, which
+/// every process's first thread is after an exec.
+#[inline(always)]
+fn hold_unknown_process(tgid: u32) {
+    if UNWIND_PROCESSES.get_ptr(tgid).is_some() {
+        return;
+    }
+    let Some(wish) = PROCESSES.get_ptr(tgid) else { return };
+    // SAFETY: a live map value.
+    if unsafe { *wish } == u64::from(HOLD_UNTIL_KNOWN) {
+        stop_current(tgid);
+    }
 }

@@ -6,8 +6,12 @@ use anyhow::{Context, Result};
 use jiff::ZonedDateTime;
 use memtrace::{
     cli::{self, RecordArgs},
-    report::units::{counted, human_bytes},
+    report::{
+        escape::printable,
+        units::{counted, human_bytes},
+    },
     session::record::{self, Options, Outcome, Target},
+    target::spawn::SpawnError,
 };
 
 /// A recording that is complete, but whose totals miss something.
@@ -25,9 +29,24 @@ pub(super) fn run(args: &RecordArgs) -> Result<ExitCode> {
         ring_bytes: u32::try_from(args.ring_size).context("the ring is too large")?,
         verbose: args.verbose,
     };
-    let outcome = record::run(&options)?;
+    let outcome = match record::run(&options) {
+        Ok(outcome) => outcome,
+        Err(error) => return command_failed(error),
+    };
     eprintln!("{}", summary(&outcome, &options));
     Ok(exit_code(&outcome))
+}
+
+/// A command that can't be started ends as under a shell: 127 when it is not found, 126 when it may
+/// not be run.
+fn command_failed(error: anyhow::Error) -> Result<ExitCode> {
+    match error.downcast_ref::<SpawnError>().map(SpawnError::exit_code) {
+        Some(code) => {
+            eprintln!("memtrace: {}", printable(&format!("{error:#}")));
+            Ok(ExitCode::from(code))
+        }
+        None => Err(error),
+    }
 }
 
 fn summary(outcome: &Outcome, options: &Options) -> String {

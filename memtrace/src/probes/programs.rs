@@ -10,7 +10,7 @@ use aya::{
 };
 use memtrace_common::{
     counter::Counter,
-    limits::{POINT_TABLES, POINTS_PER_TABLE},
+    limits::{HOLD_UNTIL_KNOWN, POINT_TABLES, POINTS_PER_TABLE},
     point::Point,
 };
 
@@ -56,6 +56,9 @@ pub struct Settings {
     /// BPF-side log lines up to this level; `Off` costs nothing.
     pub log: log::LevelFilter,
 }
+
+/// Log lines of the BPF programs, for the `log` crate's logger.
+pub type KernelLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// A point's raw map value.
 #[repr(transparent)]
@@ -140,7 +143,7 @@ impl Programs {
     }
 
     /// The reading end of the programs' own log lines; can be taken once.
-    pub fn take_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, LoadError> {
+    pub fn take_log(&mut self) -> Result<KernelLog, LoadError> {
         aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|_| LoadError::Missing("AYA_LOGS"))
     }
 
@@ -159,6 +162,14 @@ impl Programs {
             .map_err(|source| LoadError::Map { name: "PROCESSES", source: Box::new(source) })
     }
 
+    /// Has a process stopped at its first allocation after an exec, before that happens, so that its
+    /// mappings can be told to the unwinder; it then is one of [`take_stopped`](Self::take_stopped).
+    pub fn hold_until_known(&mut self, pid: u32) -> Result<(), LoadError> {
+        self.processes
+            .insert(pid, u64::from(HOLD_UNTIL_KNOWN), 0)
+            .map_err(|source| LoadError::Map { name: "PROCESSES", source: Box::new(source) })
+    }
+
     /// The program for the entry points of a table.
     pub fn entry(&self, table: usize) -> Result<BorrowedFd<'_>, LoadError> {
         program_fd(&self.ebpf, ENTRY[table])
@@ -174,7 +185,7 @@ impl Programs {
         self.stopped_fd.as_fd()
     }
 
-    /// Takes the processes that `--lossless` has stopped since the last call out of the map.
+    /// Takes the processes that were stopped since the last call out of the map.
     pub fn take_stopped(&mut self) -> Vec<u32> {
         let pids: Vec<u32> = self.stopped.keys().filter_map(Result::ok).collect();
         for pid in &pids {

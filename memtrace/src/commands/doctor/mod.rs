@@ -58,9 +58,9 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     });
     let diagnosis = Diagnosis { features, checks, process };
     if args.json {
-        to_stdout(|out| Ok(print::json(&diagnosis, out)?))?;
+        to_stdout(|out| print::json(&diagnosis, out))?;
     } else {
-        to_stdout(|out| Ok(print::text(&diagnosis, out)?))?;
+        to_stdout(|out| print::text(&diagnosis, out))?;
     }
     Ok(if diagnosis.works() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

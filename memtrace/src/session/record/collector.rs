@@ -5,7 +5,10 @@ use anyhow::Result;
 
 use crate::{
     file::Recorder,
-    probes::mappings::{MappingEvent, NewMapping},
+    probes::{
+        mappings::{MappingEvent, NewMapping},
+        unwind::Totals,
+    },
     process::{self, Backing, Device, Mapping},
     profile::{self, LocationId, Meta},
     stream::event::{Addresses, Event},
@@ -35,6 +38,8 @@ pub struct Collector {
     asked_below: LocationId,
     /// Processes alive, targets and their children.
     living: Vec<u32>,
+    to_anchor: Vec<u32>,
+    ended: Vec<u32>,
 }
 
 impl Collector {
@@ -48,6 +53,8 @@ impl Collector {
             modules: Vec::new(),
             asked_below: 0,
             living: Vec::new(),
+            to_anchor: Vec::new(),
+            ended: Vec::new(),
         })
     }
 
@@ -58,6 +65,26 @@ impl Collector {
         self.unwinding.add(pid)?;
         self.living.push(pid);
         Ok(())
+    }
+
+    /// Announces a process whose program is not running yet.
+    pub fn expect(&mut self, pid: u32) {
+        self.living.push(pid);
+    }
+
+    /// How full the unwinder's tables are, and files without one since the last call.
+    pub fn unwinding_report(&mut self) -> (Totals, Vec<String>) {
+        (self.unwinding.totals(), self.unwinding.take_problems())
+    }
+
+    /// Processes whose coverage needs to be made sure of: new ones, and such whose leader ended.
+    pub fn take_to_anchor(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.to_anchor)
+    }
+
+    /// Processes that have ended.
+    pub fn take_ended(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Processes that belong to the recording and have not ended.
@@ -77,12 +104,15 @@ impl Collector {
             Event::Fork { pid, child } => {
                 self.spaces.fork(pid, child);
                 self.living.push(child);
+                self.to_anchor.push(child);
             }
             Event::Exec { pid } => self.spaces.exec(pid),
             Event::Exit { pid, last: true, .. } => {
                 self.spaces.exit(pid);
                 self.living.retain(|&other| other != pid);
+                self.ended.push(pid);
             }
+            Event::Exit { pid, tid, last: false } if pid == tid => self.to_anchor.push(pid),
             _ => {}
         }
         self.unwinding.event(event);
@@ -105,6 +135,11 @@ impl Collector {
     /// Tells the kernel-side unwinder of what has changed.
     pub fn refresh_unwinding(&mut self) {
         self.unwinding.refresh();
+    }
+
+    /// Tells the kernel-side unwinder of all that a stopped process has mapped.
+    pub fn make_known(&mut self, pid: u32) {
+        self.unwinding.refresh_one(pid);
     }
 
     fn locate(&mut self, pid: u32, addresses: Addresses<'_>) -> Vec<LocationId> {

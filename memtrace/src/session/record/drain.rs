@@ -5,12 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::time::MissedTickBehavior;
 
 use crate::{
     file::Writer,
-    probes::{mappings::MappingEvents, programs::Programs},
+    probes::{
+        attach::{Attachment, DetachReport},
+        mappings::MappingEvents,
+        programs::{KernelLog, Programs},
+        watchdog::Watchdog,
+    },
     stream::RingReader,
 };
 
@@ -35,6 +40,8 @@ const FLUSH_EVERY_MS: u64 = 1000;
 /// All that the loop works on.
 pub struct Drain {
     programs: Programs,
+    attachment: Option<Attachment>,
+    watchdog: Watchdog,
     ring: RingReader,
     mappings: MappingEvents,
     pub collector: Collector,
@@ -55,10 +62,14 @@ impl Drain {
         mappings: MappingEvents,
         collector: Collector,
         writer: Writer,
+        attachment: Attachment,
+        watchdog: Watchdog,
     ) -> Result<Self> {
         let ring = programs.take_ring()?;
         Ok(Self {
             programs,
+            attachment: Some(attachment),
+            watchdog,
             ring,
             mappings,
             collector,
@@ -73,7 +84,8 @@ impl Drain {
     }
 
     /// Records until something ends it.
-    pub async fn run(&mut self, end: &mut EndWatch) -> Result<End> {
+    pub async fn run(&mut self, end: &mut EndWatch, mut logs: KernelLog) -> Result<End> {
+        let log_waits = readable_copy(logs.as_fd())?;
         let ring = readable_copy(self.ring.as_fd())?;
         let mappings = readable_copy(self.mappings.as_fd())?;
         let mut clock = tokio::time::interval(READ_EVERY);
@@ -92,6 +104,11 @@ impl Drain {
                     ready?.clear_ready();
                     None
                 }
+                ready = log_waits.readable() => {
+                    ready?.clear_ready();
+                    logs.flush();
+                    None
+                }
                 _ = clock.tick() => None,
             };
             if let Some(reason) = reason {
@@ -99,21 +116,42 @@ impl Drain {
             }
             self.take_mappings();
             more_waits = self.take_events(BATCH) == BATCH;
-            self.collector.refresh_unwinding();
+            self.keep_attached();
             self.keep_the_books()?;
         }
     }
 
-    /// Takes in what is left in the ring. Call it when the probes are out.
-    pub fn finish_events(&mut self) {
+    /// Takes the probes out, then what is left in the ring.
+    pub fn finish_events(&mut self) -> Result<DetachReport> {
+        let attachment = self.attachment.take().context("the probes are out already")?;
+        let report = attachment.detach();
         self.take_mappings();
         while self.take_events(BATCH) == BATCH {}
+        Ok(report?)
+    }
+
+    /// Follows processes that came and went.
+    fn keep_attached(&mut self) {
+        let Some(attachment) = &mut self.attachment else { return };
+        for pid in self.collector.take_to_anchor() {
+            if let Err(error) =
+                i32::try_from(pid).map(|pid| attachment.anchor(pid)).unwrap_or(Ok(false))
+            {
+                log::warn!("pid {pid} may lose its probes: {error}");
+            }
+        }
+        for pid in self.collector.take_ended() {
+            if let Ok(pid) = i32::try_from(pid) {
+                attachment.forget(pid);
+            }
+        }
     }
 
     fn take_events(&mut self, limit: usize) -> usize {
         let now_ms = self.now_ms();
         let collector = &mut self.collector;
         let taken = self.ring.drain(limit, |event| collector.event(event, now_ms));
+        self.collector.refresh_unwinding();
         if taken < limit {
             // The ring was empty for a moment: whoever was stopped may go on.
             self.continue_stopped();
@@ -134,9 +172,11 @@ impl Drain {
         self.collector.refresh_unwinding();
     }
 
-    /// Continues the processes that `--lossless` has stopped.
-    pub fn continue_stopped(&mut self) {
+    /// Continues the processes that the kernel side has stopped, because the ring was half full or
+    /// their mappings were not known.
+    fn continue_stopped(&mut self) {
         for pid in self.programs.take_stopped() {
+            self.collector.make_known(pid);
             if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
                 // It may have been killed while it was stopped.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
@@ -157,6 +197,7 @@ impl Drain {
             self.collector.refresh_thread_names();
             self.flush()?;
             self.show_progress(now_ms);
+            self.guard_watchdog();
         }
         Ok(())
     }
@@ -168,6 +209,15 @@ impl Drain {
             Err(error) => self.note_write_error(&error),
         }
         Ok(())
+    }
+
+    fn guard_watchdog(&mut self) {
+        if !self.watchdog.is_alive() {
+            match self.watchdog.restart() {
+                Ok(()) => eprintln!("memtrace: the watchdog had died and was started again"),
+                Err(error) => eprintln!("memtrace: the watchdog has died: {error}"),
+            }
+        }
     }
 
     fn note_write_error(&mut self, error: &dyn std::error::Error) {
@@ -199,16 +249,13 @@ impl Drain {
         });
     }
 
-    /// Waits for the names that are still being worked out; `stop` ends that early.
-    pub fn finish_names(&mut self, stop: impl Fn() -> bool) {
+    /// Waits for the names that are still being worked out.
+    pub fn finish_names(&mut self) {
         let begin = Instant::now();
         while self.collector.finish_one_name() {
             let open = self.collector.open_names();
             if begin.elapsed() > Duration::from_secs(1) && open.is_multiple_of(64) {
                 self.progress.line(&format!("naming {open} addresses"));
-            }
-            if stop() {
-                break;
             }
         }
         self.progress.clear();

@@ -2,9 +2,9 @@
 
 use std::{future::Future, io, pin::Pin, time::Duration};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
     time::Instant,
 };
 
@@ -13,8 +13,8 @@ use super::watched::readable;
 /// Why the recording ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Ctrl-C or SIGTERM.
-    Signal,
+    /// SIGINT (Ctrl-C), SIGTERM or SIGHUP.
+    Signal(Signal),
     /// The time that was asked for is over.
     Duration,
     /// Every target has ended.
@@ -23,8 +23,9 @@ pub enum End {
 
 /// Everything that can end a recording.
 pub struct EndWatch {
-    interrupt: Signal,
-    terminate: Signal,
+    interrupt: SignalStream,
+    terminate: SignalStream,
+    hang_up: SignalStream,
     deadline: Option<Instant>,
     targets: Pin<Box<dyn Future<Output = ()>>>,
 }
@@ -45,6 +46,7 @@ impl EndWatch {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
             deadline: None,
             targets: Box::pin(async move {
                 for target in targets {
@@ -70,18 +72,20 @@ impl EndWatch {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => End::Signal,
-            _ = self.terminate.recv() => End::Signal,
+            _ = self.interrupt.recv() => End::Signal(Signal::INT),
+            _ = self.terminate.recv() => End::Signal(Signal::TERM),
+            _ = self.hang_up.recv() => End::Signal(Signal::HUP),
             () = duration => End::Duration,
             () = &mut self.targets => End::TargetsEnded,
         }
     }
 
     /// Waits for a signal alone.
-    pub async fn signal(&mut self) {
+    pub async fn signal(&mut self) -> Signal {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hang_up.recv() => Signal::HUP,
         }
     }
 }

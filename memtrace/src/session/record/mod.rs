@@ -2,6 +2,7 @@
 
 mod breakpoints;
 mod collector;
+mod command;
 mod drain;
 mod end;
 mod losses;
@@ -11,7 +12,8 @@ mod unwinding;
 mod watched;
 
 use std::{
-    path::PathBuf,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,17 +21,20 @@ use anyhow::{Context, Result};
 
 use crate::{
     elf::prologue::Emulation,
-    file::Writer,
-    kernel::btf::Btf,
+    file::{ReadError, Writer},
+    kernel::{btf::Btf, features::Version},
     probes::{
         attach::Attachment,
+        launch::Environment,
         mappings::MappingEvents,
-        points::plan_for_process,
+        points::{ProbePlan, plan_for_command, plan_for_process},
         programs::{Programs, Settings},
+        watchdog::Watchdog,
     },
     process,
     profile::{Losses, Meta, Totals},
-    report::units::counted,
+    report::units::{counted, human_bytes},
+    target::spawn::HeldCommand,
 };
 
 use breakpoints::Breakpoints;
@@ -75,70 +80,151 @@ pub struct Outcome {
 }
 
 /// Records until something ends it. The file is complete when this returns Ok.
+///
+/// # Errors
+/// Whatever stands in the way of recording; what was recorded before is in the file. A
+/// [`SpawnError`](crate::target::spawn::SpawnError) in the chain tells that the command could not
+/// be started.
 pub fn run(options: &Options) -> Result<Outcome> {
-    let Target::Pids(pids) = &options.target else { anyhow::bail!("temp") };
-    let pids = pids.clone();
-    let mut plans = Vec::new();
-    for &pid in &pids {
-        let plan = plan_for_process(pid, emulation())
-            .with_context(|| format!("cannot record pid {pid}"))?;
-        if options.verbose {
-            eprint!("{plan}");
+    // What needs no privilege and no target fails first, with nothing left behind. The file comes
+    // before the command, which shall not run unrecorded.
+    let plans = match &options.target {
+        Target::Pids(pids) => plan_processes(pids)?,
+        Target::Command(_) => Vec::new(),
+    };
+    let writer = Writer::create(&options.output)?;
+    let result = record(options, plans, writer);
+    if result.is_err() {
+        remove_empty(&options.output);
+    }
+    result
+}
+
+fn record(options: &Options, mut plans: Vec<ProbePlan>, writer: Writer) -> Result<Outcome> {
+    let btf = Btf::load()?;
+    // Before any thread of ours: it is a fork.
+    let watchdog = Watchdog::start().context("cannot start the watchdog")?;
+    let (held, pids) = match &options.target {
+        Target::Pids(pids) => (None, pids.clone()),
+        Target::Command(command) => {
+            let held = command::hold(command)?;
+            plans.push(plan_command(&held)?);
+            let pid = u32::try_from(held.pid())?;
+            (Some(held), vec![pid])
         }
-        plans.push(plan);
+    };
+    if options.verbose {
+        plans.iter().for_each(|plan| eprint!("{plan}"));
     }
     let breakpoints = Breakpoints::new(plans)?;
-    let writer = Writer::create(&options.output)?;
     let settings = Settings {
         lossless: options.lossless,
         ring_bytes: options.ring_bytes,
         log: log::max_level(),
     };
-    let mut programs = Programs::load(settings, &Btf::load()?)?;
+    let mut programs = Programs::load(settings, &btf)?;
+    watchdog.will().set_stopped_map(Some(programs.stopped_fd().as_raw_fd()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut end = EndWatch::new(&pids)?;
-        // The mappings made after this are told by the events, those before by /proc.
+        let logs = programs.take_log()?;
+        // Mappings made after this are told by the events, those before by /proc.
         let mappings = MappingEvents::open().context("cannot follow mappings")?;
         let unwinding = Unwinding::new(programs.take_unwind_tables()?);
         let mut collector = Collector::new(meta(options, &breakpoints, pids[0]), unwinding)?;
         for &pid in &pids {
-            collector.follow(pid)?;
             programs.add_process(pid)?;
+            match held {
+                // It has mapped nothing of its own yet, and will be stopped at its first allocation
+                // until its mappings are known.
+                Some(_) => {
+                    collector.expect(pid);
+                    programs.hold_until_known(pid)?;
+                }
+                None => {
+                    collector.follow(pid).with_context(|| format!("cannot record pid {pid}"))?
+                }
+            }
         }
         let groups = breakpoints.groups(&mut programs)?;
-        let attachment = Attachment::new(&groups, &signed(&pids)?, None)?;
+        let attachment = Attachment::new(&groups, &signed(&pids)?, Some(watchdog.will()))?;
         drop(groups);
-        let mut drain = Drain::new(programs, mappings, collector, writer)?;
-        end.start_clock(options.duration);
         if options.verbose {
-            let report = attachment.report();
-            eprintln!(
-                "attached {} in {:.1} ms",
-                counted(report.threads as u64, "thread"),
-                report.elapsed.as_secs_f64() * 1e3
-            );
+            say_attached(&attachment, &mut collector);
         }
+        let mut drain = Drain::new(programs, mappings, collector, writer, attachment, watchdog)?;
+        end.start_clock(options.duration);
         eprintln!("recording pid {} ({} probes)", list(&pids), breakpoints.count());
-        let reason = drain.run(&mut end).await?;
-        let report = attachment.detach()?;
+        let mut command = held.map(HeldCommand::release).transpose()?;
+        let reason = drain.run(&mut end, logs).await?;
+        if let (Some(command), End::Signal(signal)) = (&command, reason) {
+            command::pass_on(command, signal)?;
+        }
+        let report = drain.finish_events()?;
         if options.verbose {
             eprintln!(
                 "detached in {:.1} ms, silent after {:.1} ms",
-                report.elapsed.as_secs_f64() * 1e3,
-                report.silent_after.as_secs_f64() * 1e3
+                milliseconds(report.elapsed),
+                milliseconds(report.silent_after)
             );
         }
-        drain.finish_events();
-        drain.finish_names(|| false);
-        drain.finish_file()?;
+        drain.finish_names();
+        let written = drain.finish_file();
+        let command_exit = match &mut command {
+            Some(command) => command::exit_code(command, &mut end).await?,
+            None => None,
+        };
+        written?;
         Ok(Outcome {
             end: reason,
-            command_exit: None,
+            command_exit,
             totals: drain.collector.recorder.totals(),
             losses: drain.collector.recorder.losses(),
         })
     })
+}
+
+fn plan_processes(pids: &[u32]) -> Result<Vec<ProbePlan>> {
+    let plan = |&pid| {
+        plan_for_process(pid, emulation()).with_context(|| format!("cannot record pid {pid}"))
+    };
+    pids.iter().map(plan).collect()
+}
+
+fn plan_command(held: &HeldCommand) -> Result<ProbePlan> {
+    let path = held.executable().context("the command is no file")?;
+    plan_for_command(path, &Environment::own(), emulation())
+        .with_context(|| format!("cannot record {}", path.display()))
+}
+
+/// A file without a single flush says nothing; an error shall not leave one behind.
+fn remove_empty(path: &Path) {
+    if matches!(crate::file::read(path), Err(ReadError::NoData { .. })) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn say_attached(attachment: &Attachment, collector: &mut Collector) {
+    let report = attachment.report();
+    eprintln!(
+        "attached {} in {:.1} ms",
+        counted(report.threads as u64, "thread"),
+        milliseconds(report.elapsed)
+    );
+    let (tables, problems) = collector.unwinding_report();
+    eprintln!(
+        "unwind tables: {} files, {} rows, {}",
+        tables.tables,
+        tables.rows,
+        human_bytes(tables.bytes)
+    );
+    for problem in problems {
+        eprintln!("no unwind table for {problem}");
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 fn list(pids: &[u32]) -> String {
@@ -151,10 +237,8 @@ fn signed(pids: &[u32]) -> Result<Vec<i32>> {
 
 /// What the running kernel emulates under a breakpoint.
 fn emulation() -> Emulation {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
-    Emulation::of_kernel(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    let version = Version::running();
+    Emulation::of_kernel(version.major, version.minor)
 }
 
 fn meta(options: &Options, breakpoints: &Breakpoints, pid: u32) -> Meta {
@@ -163,7 +247,12 @@ fn meta(options: &Options, breakpoints: &Breakpoints, pid: u32) -> Meta {
     let memory = rustix::system::sysinfo();
     Meta {
         memtrace_version: env!("CARGO_PKG_VERSION").into(),
-        command: process::identity::command_line(pid).unwrap_or_default(),
+        command: match &options.target {
+            Target::Pids(_) => process::identity::command_line(pid).unwrap_or_default(),
+            Target::Command(command) => {
+                command.iter().map(|part| part.to_string_lossy().into_owned()).collect()
+            }
+        },
         attached: matches!(options.target, Target::Pids(_)),
         lossless: options.lossless,
         kernel: uname.release().to_string_lossy().into_owned(),

@@ -87,6 +87,13 @@ impl Unwinding {
         }
     }
 
+    /// Brings one process's list up to date.
+    pub fn refresh_one(&mut self, pid: u32) {
+        self.stale.remove(&pid);
+        // As in `refresh`.
+        let _ = self.update(pid);
+    }
+
     fn update(&mut self, pid: u32) -> Result<bool, UnwindTablesError> {
         let update = self.tables.update(pid)?;
         for problem in update.without_table {
