@@ -99,7 +99,9 @@ pub struct StackHeader {
     /// belong to.
     pub time_ns: u64,
     /// Number of u64 addresses that follow. The first one is the instruction after the call into
-    /// the allocator; all but signal-interrupted frames are return addresses.
+    /// the allocator. All are return addresses, but for frames that a signal interrupted, which are
+    /// one byte behind the interrupted instruction's first: the instruction that counts is always
+    /// the one that holds the byte before.
     pub frames: u16,
     /// A [`StackEnd`](crate::stack::StackEnd) discriminant.
     pub end: u8,

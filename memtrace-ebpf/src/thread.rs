@@ -6,7 +6,6 @@ use crate::{
     counters::count,
     maps::{PROCESSES, THREADS},
     ring::stop_current,
-    unwind::maps::UNWIND_PROCESSES,
 };
 
 /// Per-thread state, a map value. Kept in a map and not per CPU, since uprobe programs can be
@@ -46,7 +45,9 @@ pub fn get(pid_tid: u64) -> Option<&'static mut Thread> {
         return Some(thread);
     }
     let _ = THREADS.insert(tid, Thread::default(), 0);
-    hold_unknown_process(tgid);
+    if tid == tgid {
+        hold_new_process(tgid);
+    }
     let thread = known(tid);
     if thread.is_none() {
         count(Counter::ThreadTableFull);
@@ -55,13 +56,11 @@ pub fn get(pid_tid: u64) -> Option<&'static mut Thread> {
 }
 
 /// Stops a process that has just begun, if it is one to be held, until userspace has read what it
-/// has mapped: its stacks are whole from the first one on. Looked at when a thread is new, which
-/// every process's first thread is after an exec.
+/// has mapped: its stacks are whole from the first one on. Called when the main thread is new, which
+/// it is once more after an exec. (That some of its mappings are known already means nothing: more
+/// came since.)
 #[inline(always)]
-fn hold_unknown_process(tgid: u32) {
-    if UNWIND_PROCESSES.get_ptr(tgid).is_some() {
-        return;
-    }
+fn hold_new_process(tgid: u32) {
     let Some(wish) = PROCESSES.get_ptr(tgid) else { return };
     // SAFETY: a live map value.
     if unsafe { *wish } == u64::from(HOLD_UNTIL_KNOWN) {

@@ -70,7 +70,9 @@ pub unsafe fn step(scratch: *mut Scratch, slot: u32) -> bool {
         if rule.cfa == cfa::TRAMPOLINE {
             return s.end(StackEnd::ProbeTrampoline);
         }
-        if !s.push(ip) {
+        // An interrupted instruction is recorded as if it were a call of one byte, so that all frames
+        // are looked up alike.
+        if !s.push(ip.wrapping_add(1).wrapping_sub(s.back)) {
             return s.end(StackEnd::DepthLimit);
         }
         let offset = rule.cfa_offset as i64 as u64;

@@ -321,6 +321,7 @@ impl Heap {
     fn allocate(&mut self, slot: u32, address: u64, size: u64, stack: StackId, now_ms: u64) {
         let thread = self.threads.get(slot);
         thread.last = address;
+        thread.unknown_run = 0;
         let (process, thread) = (thread.process, thread.thread);
         let block = Block { size, stack, thread: slot };
         if let Some(old) = self.process_states[process as usize].blocks.insert(address, block) {
@@ -354,16 +355,23 @@ impl Heap {
         let last = std::mem::take(&mut thread.last);
         let process = thread.process;
         match self.process_states[process as usize].blocks.remove(address) {
-            Some(block) => self.release(process, block, how_freed(&block, slot, address, last)),
-            None => self.free_unknown(process),
+            Some(block) => {
+                thread.unknown_run = 0;
+                self.release(process, block, how_freed(&block, slot, address, last));
+            }
+            None => {
+                thread.unknown_run = thread.unknown_run.saturating_add(1);
+                *self.unknown_frees(process) += 1;
+            }
         }
     }
 
-    fn free_unknown(&mut self, process: ProcessIndex) {
+    /// Where frees of unknown blocks of this process are counted.
+    fn unknown_frees(&mut self, process: ProcessIndex) -> &mut u64 {
         if self.process_states[process as usize].forked {
-            self.totals.inherited_frees += 1;
+            &mut self.totals.inherited_frees
         } else {
-            self.totals.unknown_frees += 1;
+            &mut self.totals.unknown_frees
         }
     }
 
@@ -372,6 +380,7 @@ impl Heap {
         let block = self.process_states[process as usize].blocks.remove(address);
         let thread = self.threads.get(slot);
         let last = std::mem::take(&mut thread.last);
+        thread.unknown_run = 0;
         thread.pending = match block {
             Some(block) => Pending::Known { address, block, last },
             None => Pending::Unknown { last },
@@ -410,7 +419,7 @@ impl Heap {
     fn retire(&mut self, slot: u32, process: ProcessIndex, pending: Pending) {
         match pending {
             Pending::None => {}
-            Pending::Unknown { .. } => self.free_unknown(process),
+            Pending::Unknown { .. } => *self.unknown_frees(process) += 1,
             Pending::Known { address, block, last } => {
                 self.release(process, block, how_freed(&block, slot, address, last));
             }
@@ -479,6 +488,13 @@ impl Heap {
         if let Some(index) = self.threads.find(pid, tid) {
             self.abandon_realloc(index);
             if let Some(slot) = self.threads.remove(pid, tid) {
+                // The last thing that a thread does under glibc is to hand its cache of free blocks,
+                // and the cache itself, back by calls of free (`tcache_thread_shutdown`, since
+                // 2.26). The program had freed those blocks before: no frees of its own. The main
+                // thread goes without, unless it ends by pthread_exit.
+                if tid != pid {
+                    *self.unknown_frees(slot.process) -= u64::from(slot.unknown_run);
+                }
                 self.process_states[slot.process as usize].living_threads -= 1;
             }
         }
@@ -516,7 +532,15 @@ impl Heap {
         let process = self.process(pid);
         let thread = self.add_thread_entry(process, tid);
         self.process_states[process as usize].living_threads += 1;
-        self.threads.add(Slot { pid, tid, process, thread, last: 0, pending: Pending::None })
+        self.threads.add(Slot {
+            pid,
+            tid,
+            process,
+            thread,
+            last: 0,
+            pending: Pending::None,
+            unknown_run: 0,
+        })
     }
 
     fn add_thread_entry(&mut self, process: ProcessIndex, tid: u32) -> ThreadIndex {

@@ -32,6 +32,8 @@ struct Naive {
     /// By (process, tid): serial of the block that the last event allocated.
     last: BTreeMap<(usize, u32), u64>,
     pending: BTreeMap<(usize, u32), NaivePending>,
+    /// By (process, tid): frees of unknown blocks since it did anything else.
+    unknown_runs: BTreeMap<(usize, u32), u64>,
     costs: BTreeMap<u64, Cost>,
     peak_shares: BTreeMap<u64, (u64, u64)>,
     totals: Totals,
@@ -77,6 +79,7 @@ impl Naive {
             self.totals.replaced_blocks += 1;
             self.totals.replaced_bytes += old.size;
         }
+        self.unknown_runs.remove(&(process, tid));
         self.serial += 1;
         let block = NaiveBlock { serial: self.serial, size, stack };
         self.last.insert((process, tid), block.serial);
@@ -137,6 +140,7 @@ impl Naive {
             self.settle(process, tid);
         }
         self.last.retain(|key, _| key.0 != process.0);
+        self.unknown_runs.retain(|key, _| key.0 != process.0);
         let keys: Vec<_> = self.blocks.keys().filter(|key| key.0 == process.0).copied().collect();
         for key in keys {
             let block = self.blocks.remove(&key).expect("a key just listed");
@@ -161,12 +165,17 @@ impl Naive {
                 self.settle(process, tid);
                 let last = self.last.remove(&(process.0, tid));
                 let block = self.blocks.remove(&(process.0, address));
+                match block {
+                    Some(_) => drop(self.unknown_runs.remove(&(process.0, tid))),
+                    None => *self.unknown_runs.entry((process.0, tid)).or_default() += 1,
+                }
                 self.free(process.1, block, last);
             }
             Event::ReallocBegin { pid, tid, address } => {
                 let process = self.process(pid);
                 self.settle(process, tid);
                 let last = self.last.remove(&(process.0, tid));
+                self.unknown_runs.remove(&(process.0, tid));
                 let block = self.blocks.remove(&(process.0, address));
                 self.pending.insert((process.0, tid), (address, block, last));
             }
@@ -221,6 +230,7 @@ impl Naive {
                     key.0 != process
                 });
                 self.last.retain(|key, _| key.0 != process);
+                self.unknown_runs.retain(|key, _| key.0 != process);
                 for block in gone {
                     self.release(&block);
                     self.totals.exec_dropped_blocks += 1;
@@ -231,6 +241,12 @@ impl Naive {
                 if let Some(process) = self.processes.get(&pid).copied() {
                     self.settle(process, tid);
                     self.last.remove(&(process.0, tid));
+                    let run = self.unknown_runs.remove(&(process.0, tid)).unwrap_or(0);
+                    if tid != pid && process.1 {
+                        self.totals.inherited_frees -= run;
+                    } else if tid != pid {
+                        self.totals.unknown_frees -= run;
+                    }
                 }
                 if last {
                     self.end(pid);

@@ -529,3 +529,25 @@ fn new_processes_and_threads_are_named_once_and_again_after_exec() {
     run.event(Event::Exec { pid: 2 });
     assert_eq!(run.heap.take_new_processes(), [1]);
 }
+
+#[test]
+fn frees_that_empty_a_thread_s_cache_at_its_end_are_not_the_program_s() {
+    let mut run = Run::default();
+    run.free_by(1, 2, 0x10);
+    run.alloc_by(1, 2, 0x20, 8, 7);
+    run.free_by(1, 2, 0x20);
+    run.free_by(1, 2, 0x20);
+    run.free_by(1, 2, 0x30);
+    assert_eq!(run.totals().unknown_frees, 3);
+    run.exit(1, 2, false);
+    assert_eq!(run.totals().unknown_frees, 1, "the one before the allocation is the program's");
+}
+
+#[test]
+fn the_main_thread_s_last_frees_stay_the_program_s() {
+    let mut run = Run::default();
+    run.alloc(0x20, 8, 7);
+    run.free(0x10);
+    run.exit(1, 1, true);
+    assert_eq!(run.totals().unknown_frees, 1);
+}

@@ -35,6 +35,8 @@ pub(super) struct Slot {
     /// Address of the block that the thread's last event allocated, 0 when it did something else.
     pub(super) last: u64,
     pub(super) pending: Pending,
+    /// Frees of unknown blocks since the thread last did anything else.
+    pub(super) unknown_run: u32,
 }
 
 /// Living threads by process and thread id, in slots that are used again.

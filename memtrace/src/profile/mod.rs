@@ -174,7 +174,8 @@ pub struct Totals {
     /// Live at the end.
     pub leaked_bytes: u64,
     pub leaked_blocks: u64,
-    /// Frees of blocks that this recording never saw allocated (older than it, or lost).
+    /// Frees of blocks that this recording never saw allocated (older than it, or lost). Not counted
+    /// are those with which glibc empties a thread's cache of free blocks when the thread ends.
     pub unknown_frees: u64,
     /// Frees in a forked child of blocks that its parent had allocated.
     pub inherited_frees: u64,
