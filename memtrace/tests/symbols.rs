@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
 };
 
@@ -270,11 +270,17 @@ struct Original {
 
 impl Original {
     fn new(source: &str) -> Self {
+        let original = Self::of(source, &[]);
+        assert!(original.expected.iter().any(|frames| frames.len() > 1), "something is inlined");
+        original
+    }
+
+    fn of(source: &str, flags: &[&str]) -> Self {
         let workshop = Workshop::new();
-        let program = workshop.compile(source, &["-g", "-O2", "-Wl,--build-id=sha1"]);
+        let flags = [&["-g", "-O2", "-Wl,--build-id=sha1"], flags].concat();
+        let program = workshop.compile(source, &flags);
         let addresses = addresses(&program, 1000);
         let expected = addr2line(&program, &addresses);
-        assert!(expected.iter().any(|frames| frames.len() > 1), "something is inlined");
         Self { workshop, program, addresses, expected }
     }
 
@@ -500,13 +506,12 @@ fn plt_stubs_are_named_after_their_target() {
 }
 
 /// Starts the C program; returns it and the addresses of `public_name` and `main` that it prints.
-fn start(program: &Path) -> (std::process::Child, u64, u64) {
-    let mut child = Command::new(program)
-        .arg("wait")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
+fn start(program: &Path) -> (Child, u64, u64) {
+    start_with(Command::new(program).arg("wait"))
+}
+
+fn start_with(command: &mut Command) -> (Child, u64, u64) {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
     let mut line = String::new();
     let stdout = child.stdout.take().expect("piped");
     BufReader::new(stdout).read_line(&mut line).expect("line");
@@ -544,6 +549,71 @@ fn ended_process_with_deleted_and_replaced_binary_is_still_named() {
             );
         }
     }
+}
+
+/// The debug file is looked for in the target's own file system, also when the target has ended.
+#[test]
+fn debug_file_inside_a_container_is_found() {
+    let original = Original::of("program.c", &["-static"]);
+    let id = open(&original.program).build_id_hex().to_owned();
+    let (first, rest) = id.split_at(2);
+    let root = original.workshop.path("root");
+    let debug_file = root.join(format!("symbols/.build-id/{first}/{rest}.debug"));
+    let stripped = original.split(&debug_file);
+    // Absolute links lead to the container's files, not to the machine's.
+    std::os::unix::fs::symlink("/symbols", root.join("debug")).expect("symlink");
+    fs::rename(&stripped, root.join("program")).expect("move");
+    // What a container runtime does: a mount namespace with a root of its own.
+    fs::create_dir(root.join("old")).expect("mkdir");
+    let script = "mount --make-rprivate / && mount --bind \"$0\" \"$0\" && cd \"$0\" && \
+                  pivot_root . old && exec /program wait";
+    let (mut child, public_name, _) =
+        start_with(Command::new("unshare").args(["--mount", "sh", "-c", script]).arg(&root));
+    let pid = child.id();
+    let mut spaces = AddressSpaces::default();
+    spaces.attach(pid).expect("attach");
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+
+    let place = spaces.resolve(pid, public_name).expect("known");
+    assert_eq!(place.module.name(), "/program");
+    assert_eq!(place.module.build_id_hex(), id);
+    let frames = Symbolizer::new(vec!["/debug".into()]).frames(place.module, place.svma, false);
+    assert_eq!(frames[0].function, "public_name");
+    assert!(frames[0].line.is_some());
+}
+
+#[test]
+fn fork_and_exec_are_followed() {
+    let workshop = Workshop::new();
+    let program = workshop.compile("program.c", &["-g", "-no-pie"]);
+    let mut shell = Command::new("sh")
+        .args(["-c", "read line; exec \"$0\" wait"])
+        .arg(&program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let pid = shell.id();
+    let main = nm(&program).iter().find(|f| f.name == "main").expect("main").address;
+    let mut spaces = AddressSpaces::default();
+    spaces.attach(pid).expect("attach");
+    assert!(spaces.resolve(pid, main).is_none(), "the shell has nothing there");
+    shell.stdin.as_mut().expect("piped").write_all(b"go\n").expect("write");
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    spaces.exec(pid);
+    shell.kill().expect("kill");
+    shell.wait().expect("wait");
+    // A child that never existed: what it has can only come from its parent.
+    let child = 0x7fff_fff0;
+    spaces.fork(pid, child);
+    spaces.exit(pid);
+    assert!(spaces.resolve(pid, main).is_none());
+    let place = spaces.resolve(child, main).expect("inherited");
+    assert_eq!((place.module.path(), place.svma), (program.as_path(), main));
+    let frames = workshop.symbolizer().frames(place.module, place.svma, false);
+    assert_eq!(frames[0].function, "main");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Broken and hostile binaries: no panic, no endless loop, no unbounded memory.
 
 use std::{
-    fs,
+    fs, panic,
     path::Path,
     process::Command,
-    sync::OnceLock,
+    sync::{
+        Once, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -58,8 +61,24 @@ fn programs() -> &'static [Vec<u8>] {
     })
 }
 
+/// The symbolizer survives a panic of a parser that it uses; here there must be none to survive.
+fn count_panics() -> &'static AtomicUsize {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            print(info);
+        }));
+    });
+    &PANICS
+}
+
 /// Reads all that can be read from a binary.
 fn exercise(bytes: &[u8]) {
+    let panics = count_panics();
+    let before = panics.load(Ordering::Relaxed);
     let begun = Instant::now();
     if let Ok(headers) = Headers::read(bytes) {
         for offset in [0, 0x1000, 0x1234, u64::MAX] {
@@ -86,6 +105,7 @@ fn exercise(bytes: &[u8]) {
         let frames = symbolizer.frames(&module, svma, svma % 2 == 0);
         assert!(frames.len() < 1000);
     }
+    assert_eq!(panics.load(Ordering::Relaxed), before, "a parser panicked");
     assert!(begun.elapsed() < Duration::from_secs(20), "took {:?}", begun.elapsed());
 }
 

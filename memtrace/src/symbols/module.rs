@@ -46,12 +46,13 @@ impl Module {
         self.id
     }
 
-    /// Path as the target saw it, lossily as text; `[vdso]` for the vDSO.
+    /// [`Module::path`], lossily as text; `[vdso]` for the vDSO.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Path as the target saw it.
+    /// Path as the kernel shows it to memtrace: as the target sees it when that has a file system of
+    /// its own (a container), as memtrace sees it otherwise.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -156,11 +157,12 @@ impl Modules {
     /// Those of the system; [`io::ErrorKind::InvalidInput`] when it is not a regular file;
     /// [`io::ErrorKind::OutOfMemory`] when there are too many modules.
     pub fn open(&mut self, path: &Path) -> io::Result<Arc<Module>> {
-        let file = Root::own()?.open(path)?;
+        let path = std::path::absolute(path)?;
+        let file = Root::own()?.open(&path)?;
         let stamp = Stamp::of(&file)?;
         let headers = Headers::read(&ReadCache::new(&file)).unwrap_or_default();
         self.open_files += 1;
-        self.push(path.to_owned(), headers, Content::File { file, stamp }, None)
+        self.push(path, headers, Content::File { file, stamp }, None)
             .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
     }
 
@@ -276,13 +278,18 @@ fn open(
     {
         return Ok(file);
     }
-    let root = root.ok_or(io::ErrorKind::NotFound)?;
-    let literal = if deleted { root.open(&with_mark(path)) } else { root.open(path) };
-    let file = literal?;
-    if file.metadata()?.ino() != mapping.inode {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "replaced by another file"));
+    let marked = if deleted { with_mark(path) } else { path.to_owned() };
+    // Inside a chroot the kernel still shows the path from memtrace's root.
+    let own = Root::own().ok();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "replaced by another file");
+    for root in root.into_iter().chain(&own) {
+        match root.open(&marked) {
+            Ok(file) if file.metadata()?.ino() == mapping.inode => return Ok(file),
+            Ok(_) => {}
+            Err(e) => failure = e,
+        }
     }
-    Ok(file)
+    Err(failure)
 }
 
 fn names(link: &str, path: &Path, deleted: bool) -> bool {
