@@ -1,6 +1,6 @@
-//! New code mappings as the kernel makes them: dlopen, exec, a JIT's pages.
+//! What happens to address spaces, as it happens: code mapped by dlopen, exec or a JIT, forks.
 //!
-//! A perf "dummy" event a CPU, which counts nothing and only carries mmap records. System-wide,
+//! A perf "dummy" event a CPU, which counts nothing and only carries side-band records. System-wide,
 //! since an event that is inherited cannot have a buffer for all CPUs; it costs other programs one
 //! record for each executable mapping they make and nothing else. Measured delay from mmap to
 //! record: under 0.1 ms.
@@ -12,6 +12,7 @@ use std::{
 
 use perf_event::{Builder, Clock, Sampler, events::Software};
 use perf_event_data::Record;
+use rustc_hash::FxHashSet;
 use rustix::event::epoll;
 
 /// Buffer a CPU, bytes: room for some 2,000 records between two reads.
@@ -36,12 +37,41 @@ pub struct NewMapping {
     pub path: Vec<u8>,
 }
 
-/// What the mapping events tell.
+/// What happens to the address spaces of the processes that are followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MappingEvent {
+pub enum SpaceEvent {
     New(NewMapping),
+    /// The process is about to get a new program: all it had mapped is gone.
+    Exec {
+        pid: u32,
+        /// As in [`NewMapping`].
+        time_ns: u64,
+    },
+    /// A process began with a copy of its parent's mappings.
+    Fork {
+        parent: u32,
+        child: u32,
+        /// As in [`NewMapping`].
+        time_ns: u64,
+    },
     /// This many records did not fit the buffer: mappings must be read again from /proc.
-    Lost(u64),
+    Lost {
+        records: u64,
+        /// As in [`NewMapping`].
+        time_ns: u64,
+    },
+}
+
+impl SpaceEvent {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub fn time_ns(&self) -> u64 {
+        match self {
+            Self::New(new) => new.time_ns,
+            Self::Exec { time_ns, .. }
+            | Self::Fork { time_ns, .. }
+            | Self::Lost { time_ns, .. } => *time_ns,
+        }
+    }
 }
 
 /// The open events, one a CPU.
@@ -49,6 +79,7 @@ pub struct MappingEvents {
     samplers: Vec<Sampler>,
     /// An epoll of all of them.
     any: OwnedFd,
+    followed: FxHashSet<u32>,
 }
 
 impl AsFd for MappingEvents {
@@ -72,6 +103,9 @@ impl MappingEvents {
                 .include_hv()
                 .mmap(true)
                 .mmap2(true)
+                .comm(true)
+                .comm_exec(true)
+                .task(true)
                 .sample_id_all(true)
                 .sample(perf_event::SampleFlag::TIME)
                 .clockid(Clock::MONOTONIC)
@@ -83,20 +117,31 @@ impl MappingEvents {
             epoll::add(&any, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
             samplers.push(sampler);
         }
-        Ok(Self { samplers, any })
+        Ok(Self { samplers, any, followed: FxHashSet::default() })
     }
 
-    /// Takes what has come since the last call, in time order, of the processes that `wanted` names.
-    pub fn drain(&mut self, wanted: impl Fn(u32) -> bool) -> Vec<MappingEvent> {
-        let mut lost = 0;
-        let mut mappings = Vec::new();
+    /// Reports a process from now on, and all that it forks.
+    pub fn follow(&mut self, pid: u32) {
+        self.followed.insert(pid);
+    }
+
+    /// Reports a process no more.
+    pub fn forget(&mut self, pid: u32) {
+        self.followed.remove(&pid);
+    }
+
+    /// Takes what has come since the last call, in the order in which it happened.
+    pub fn drain(&mut self) -> Vec<SpaceEvent> {
+        let mut events = Vec::new();
         for sampler in &mut self.samplers {
             while let Some(raw) = sampler.next_record() {
                 let Ok(record) = raw.parse_record() else { continue };
+                let time_ns = trailing_time(&raw.to_contiguous());
+                let is_exec = raw.misc() & PERF_RECORD_MISC_COMM_EXEC != 0;
                 match record {
-                    Record::Mmap2(mmap) if wanted(mmap.pid) => mappings.push(NewMapping {
+                    Record::Mmap2(mmap) => events.push(SpaceEvent::New(NewMapping {
                         pid: mmap.pid,
-                        time_ns: trailing_time(&raw.to_contiguous()),
+                        time_ns,
                         start: mmap.addr,
                         len: mmap.len,
                         file_offset: mmap.pgoff,
@@ -104,20 +149,43 @@ impl MappingEvents {
                         device_minor: mmap.min().unwrap_or_default(),
                         inode: mmap.ino().unwrap_or_default(),
                         path: mmap.filename.to_vec(),
+                    })),
+                    Record::Comm(comm) if is_exec => {
+                        events.push(SpaceEvent::Exec { pid: comm.pid, time_ns });
+                    }
+                    // A thread has its process's pid.
+                    Record::Fork(fork) if fork.pid != fork.ppid => events.push(SpaceEvent::Fork {
+                        parent: fork.ppid,
+                        child: fork.pid,
+                        time_ns,
                     }),
-                    Record::Lost(record) => lost += record.lost,
+                    Record::Lost(lost) => {
+                        events.push(SpaceEvent::Lost { records: lost.lost, time_ns });
+                    }
                     _ => {}
                 }
             }
         }
-        mappings.sort_by_key(|mapping| mapping.time_ns);
-        let mut events: Vec<MappingEvent> = mappings.into_iter().map(MappingEvent::New).collect();
-        if lost > 0 {
-            events.push(MappingEvent::Lost(lost));
-        }
+        events.sort_by_key(SpaceEvent::time_ns);
+        events.retain(|event| match *event {
+            SpaceEvent::New(NewMapping { pid, .. }) | SpaceEvent::Exec { pid, .. } => {
+                self.followed.contains(&pid)
+            }
+            SpaceEvent::Fork { parent, child, .. } => {
+                let ours = self.followed.contains(&parent);
+                if ours {
+                    self.followed.insert(child);
+                }
+                ours
+            }
+            SpaceEvent::Lost { .. } => true,
+        });
         events
     }
 }
+
+/// In a comm record's `misc`: the name changed by an exec (include/uapi/linux/perf_event.h).
+const PERF_RECORD_MISC_COMM_EXEC: u16 = 1 << 13;
 
 /// With `sample_id_all` and the time as the only sample field, a record ends in its time.
 fn trailing_time(record: &[u8]) -> u64 {
@@ -149,11 +217,27 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{MappingEvent, MappingEvents, parse_cpu_list};
+    use super::{MappingEvents, SpaceEvent, parse_cpu_list};
+
+    #[test]
+    fn live_a_child_is_followed_from_fork_over_exec_to_its_mappings_in_this_order() {
+        let mut events = MappingEvents::open().expect("needs root (CAP_PERFMON)");
+        events.follow(std::process::id());
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        let seen = events.drain();
+        let at = |wanted: &dyn Fn(&SpaceEvent) -> bool| seen.iter().position(wanted).unwrap();
+        let forked = at(&|e| matches!(e, SpaceEvent::Fork { child, .. } if *child == pid));
+        let executed = at(&|e| matches!(e, SpaceEvent::Exec { pid: of, .. } if *of == pid));
+        let mapped = at(&|e| matches!(e, SpaceEvent::New(new) if new.pid == pid));
+        assert!(forked < executed && executed < mapped, "{seen:?}");
+    }
 
     #[test]
     fn live_an_executable_mapping_is_reported_with_file_and_time() {
         let mut events = MappingEvents::open().expect("needs root (CAP_PERFMON)");
+        events.follow(std::process::id());
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         // SAFETY: maps a page of our own program, read and execute only, and unmaps it at once.
         let address = unsafe {
@@ -172,9 +256,9 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut seen = Vec::new();
         while Instant::now() < deadline {
-            seen.extend(events.drain(|pid| pid == std::process::id()));
+            seen.extend(events.drain());
             let found = seen.iter().find_map(|event| match event {
-                MappingEvent::New(new) if new.start == address => Some(new),
+                SpaceEvent::New(new) if new.start == address => Some(new),
                 _ => None,
             });
             if let Some(new) = found {

@@ -61,11 +61,13 @@ impl AddressSpaces {
         self.spaces.insert(child, space.into());
     }
 
-    /// The process replaced its program. If it is gone already, the new one's mappings can still
-    /// come by [`AddressSpaces::map`].
+    /// The process replaced its program: nothing is mapped any more. What the new program maps comes
+    /// by [`AddressSpaces::map`], or is read when an address is found in nothing that is mapped.
     pub fn exec(&mut self, pid: u32) {
-        let before = self.spaces.get(&pid).map(|f| f.space.exec());
-        let space = self.read_or_empty(pid, before);
+        let space = match self.spaces.get(&pid) {
+            Some(before) => before.space.exec(),
+            None => AddressSpace::empty(pid, Root::of(pid).ok()),
+        };
         self.spaces.insert(pid, space.into());
     }
 

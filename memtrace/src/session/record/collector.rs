@@ -1,12 +1,17 @@
 //! Events → recording: each goes to the heap model; stacks are placed in files and sent off to be
 //! named; what processes map is followed.
 
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, BorrowedFd},
+};
+
 use anyhow::Result;
 
 use crate::{
     file::Recorder,
     probes::{
-        mappings::{MappingEvent, NewMapping},
+        mappings::{MappingEvents, NewMapping, SpaceEvent},
         unwind::Totals,
     },
     process::{self, Backing, Device, Mapping},
@@ -29,6 +34,11 @@ const MAX_NAMED_THREADS: usize = 1024;
 /// A recording being filled.
 pub struct Collector {
     pub recorder: Recorder,
+    mappings: MappingEvents,
+    /// Read and not yet applied, in time order.
+    coming: VecDeque<SpaceEvent>,
+    /// CLOCK_MONOTONIC up to which mappings have been read.
+    read_until_ns: u64,
     spaces: AddressSpaces,
     naming: Naming,
     unwinding: Unwinding,
@@ -44,9 +54,12 @@ pub struct Collector {
 
 impl Collector {
     /// An empty recording.
-    pub fn new(meta: Meta, unwinding: Unwinding) -> std::io::Result<Self> {
+    pub fn new(meta: Meta, mappings: MappingEvents, unwinding: Unwinding) -> std::io::Result<Self> {
         Ok(Self {
             recorder: Recorder::new(meta),
+            mappings,
+            coming: VecDeque::new(),
+            read_until_ns: 0,
             spaces: AddressSpaces::default(),
             naming: Naming::start()?,
             unwinding,
@@ -61,6 +74,7 @@ impl Collector {
     /// Begins to follow a process: opens the files it runs from, so that they can be read when it
     /// has ended or replaced them.
     pub fn follow(&mut self, pid: u32) -> Result<()> {
+        self.mappings.follow(pid);
         self.spaces.attach(pid)?;
         self.unwinding.add(pid)?;
         self.living.push(pid);
@@ -69,6 +83,7 @@ impl Collector {
 
     /// Announces a process whose program is not running yet.
     pub fn expect(&mut self, pid: u32) {
+        self.mappings.follow(pid);
         self.living.push(pid);
     }
 
@@ -87,28 +102,23 @@ impl Collector {
         std::mem::take(&mut self.ended)
     }
 
-    /// Processes that belong to the recording and have not ended.
-    pub fn living(&self) -> &[u32] {
-        &self.living
-    }
-
     /// Takes one event in. `now_ms` is milliseconds since the recording began.
     pub fn event(&mut self, event: &Event<'_>, now_ms: u64) {
         match *event {
-            Event::Stack { pid, stack, end, addresses, .. } => {
+            Event::Stack { pid, stack, time_ns, end, addresses } => {
+                self.catch_up(time_ns);
                 if let Some(id) = self.recorder.wants_stack(stack, pid) {
                     let locations = self.locate(pid, addresses);
                     self.recorder.set_stack(id, pid, end, &locations);
                 }
             }
-            Event::Fork { pid, child } => {
-                self.spaces.fork(pid, child);
+            Event::Fork { pid: _, child } => {
                 self.living.push(child);
                 self.to_anchor.push(child);
             }
-            Event::Exec { pid } => self.spaces.exec(pid),
             Event::Exit { pid, last: true, .. } => {
                 self.spaces.exit(pid);
+                self.mappings.forget(pid);
                 self.living.retain(|&other| other != pid);
                 self.ended.push(pid);
             }
@@ -119,17 +129,54 @@ impl Collector {
         self.recorder.apply(event, now_ms);
     }
 
-    /// Takes in what processes have mapped.
-    pub fn mapping(&mut self, event: MappingEvent) {
-        match event {
-            MappingEvent::New(new) => {
-                let pid = new.pid;
-                self.spaces.map(pid, &mapping(new));
-                self.unwinding.mapped(pid);
+    /// Becomes readable when a process has mapped something.
+    pub fn mapped_fd(&self) -> BorrowedFd<'_> {
+        self.mappings.as_fd()
+    }
+
+    /// Reads what processes have mapped. The kernel-side unwinder is told at once, since until then
+    /// stacks through new code end there; addresses are looked up in the mappings of their time.
+    pub fn read_mappings(&mut self) {
+        self.read_until_ns = monotonic_ns();
+        let events = self.mappings.drain();
+        for event in &events {
+            match *event {
+                SpaceEvent::New(NewMapping { pid, .. }) => self.unwinding.mapped(pid),
+                // The kernel side knows, see `life.rs`.
+                SpaceEvent::Exec { .. } | SpaceEvent::Fork { .. } => {}
+                SpaceEvent::Lost { .. } => {
+                    self.living.iter().for_each(|&pid| self.unwinding.mapped(pid));
+                }
             }
-            // Names are safe: mappings are read again when an address is found in none.
-            MappingEvent::Lost(_) => self.living.iter().for_each(|&pid| self.unwinding.mapped(pid)),
         }
+        if !events.is_empty() {
+            self.unwinding.refresh();
+            self.coming.extend(events);
+        }
+    }
+
+    /// Applies what had happened to address spaces at a time.
+    fn catch_up(&mut self, time_ns: u64) {
+        if time_ns > self.read_until_ns {
+            self.read_mappings();
+        }
+        while self.coming.front().is_some_and(|event| event.time_ns() <= time_ns) {
+            match self.coming.pop_front() {
+                Some(SpaceEvent::New(new)) => {
+                    let pid = new.pid;
+                    self.spaces.map(pid, &mapping(new));
+                }
+                Some(SpaceEvent::Exec { pid, .. }) => self.spaces.exec(pid),
+                Some(SpaceEvent::Fork { parent, child, .. }) => self.spaces.fork(parent, child),
+                // Mappings are read again when an address is found in none.
+                Some(SpaceEvent::Lost { .. }) | None => {}
+            }
+        }
+    }
+
+    /// Applies all that was read. For when no event is left whose time is before it.
+    pub fn apply_mappings(&mut self) {
+        self.catch_up(self.read_until_ns);
     }
 
     /// Tells the kernel-side unwinder of what has changed.
@@ -243,6 +290,12 @@ impl Collector {
             .sum();
         self.recorder.sample(now_ms, rss);
     }
+}
+
+/// The clock of stacks and mapping events.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn mapping(new: NewMapping) -> Mapping {

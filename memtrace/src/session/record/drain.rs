@@ -12,7 +12,6 @@ use crate::{
     file::Writer,
     probes::{
         attach::{Attachment, DetachReport},
-        mappings::MappingEvents,
         programs::{KernelLog, Programs},
         watchdog::Watchdog,
     },
@@ -43,7 +42,6 @@ pub struct Drain {
     attachment: Option<Attachment>,
     watchdog: Watchdog,
     ring: RingReader,
-    mappings: MappingEvents,
     pub collector: Collector,
     writer: Writer,
     started: Instant,
@@ -59,7 +57,6 @@ impl Drain {
     /// Puts the parts together; the recording begins now.
     pub fn new(
         mut programs: Programs,
-        mappings: MappingEvents,
         collector: Collector,
         writer: Writer,
         attachment: Attachment,
@@ -71,7 +68,6 @@ impl Drain {
             attachment: Some(attachment),
             watchdog,
             ring,
-            mappings,
             collector,
             writer,
             started: Instant::now(),
@@ -87,7 +83,7 @@ impl Drain {
     pub async fn run(&mut self, end: &mut EndWatch, mut logs: KernelLog) -> Result<End> {
         let log_waits = readable_copy(logs.as_fd())?;
         let ring = readable_copy(self.ring.as_fd())?;
-        let mappings = readable_copy(self.mappings.as_fd())?;
+        let mappings = readable_copy(self.collector.mapped_fd())?;
         let mut clock = tokio::time::interval(READ_EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut more_waits = false;
@@ -114,7 +110,7 @@ impl Drain {
             if let Some(reason) = reason {
                 return Ok(reason);
             }
-            self.take_mappings();
+            self.collector.read_mappings();
             more_waits = self.take_events(BATCH) == BATCH;
             self.keep_attached();
             self.keep_the_books()?;
@@ -125,7 +121,7 @@ impl Drain {
     pub fn finish_events(&mut self) -> Result<DetachReport> {
         let attachment = self.attachment.take().context("the probes are out already")?;
         let report = attachment.detach();
-        self.take_mappings();
+        self.collector.read_mappings();
         while self.take_events(BATCH) == BATCH {}
         Ok(report?)
     }
@@ -153,23 +149,11 @@ impl Drain {
         let taken = self.ring.drain(limit, |event| collector.event(event, now_ms));
         self.collector.refresh_unwinding();
         if taken < limit {
+            self.collector.apply_mappings();
             // The ring was empty for a moment: whoever was stopped may go on.
             self.continue_stopped();
         }
         taken
-    }
-
-    fn take_mappings(&mut self) {
-        let living = self.collector.living();
-        let events = self.mappings.drain(|pid| living.contains(&pid));
-        if events.is_empty() {
-            return;
-        }
-        for event in events {
-            self.collector.mapping(event);
-        }
-        // At once: until then, stacks through the new code end there.
-        self.collector.refresh_unwinding();
     }
 
     /// Continues the processes that the kernel side has stopped, because the ring was half full or

@@ -131,7 +131,8 @@ fn record(options: &Options, mut plans: Vec<ProbePlan>, writer: Writer) -> Resul
         // Mappings made after this are told by the events, those before by /proc.
         let mappings = MappingEvents::open().context("cannot follow mappings")?;
         let unwinding = Unwinding::new(programs.take_unwind_tables()?);
-        let mut collector = Collector::new(meta(options, &breakpoints, pids[0]), unwinding)?;
+        let mut collector =
+            Collector::new(meta(options, &breakpoints, pids[0]), mappings, unwinding)?;
         for &pid in &pids {
             programs.add_process(pid)?;
             match held {
@@ -152,7 +153,7 @@ fn record(options: &Options, mut plans: Vec<ProbePlan>, writer: Writer) -> Resul
         if options.verbose {
             say_attached(&attachment, &mut collector);
         }
-        let mut drain = Drain::new(programs, mappings, collector, writer, attachment, watchdog)?;
+        let mut drain = Drain::new(programs, collector, writer, attachment, watchdog)?;
         end.start_clock(options.duration);
         eprintln!("recording pid {} ({} probes)", list(&pids), breakpoints.count());
         let mut command = held.map(HeldCommand::release).transpose()?;

@@ -57,8 +57,8 @@ impl Unwinding {
                     self.stale.insert(child);
                 }
             }
+            // The kernel side has forgotten the old list.
             Event::Exec { pid } => {
-                self.tables.remove(pid);
                 self.stale.insert(pid);
             }
             Event::Exit { pid, last: true, .. } => {
