@@ -392,12 +392,7 @@ impl<W: Write> Text<'_, W> {
 }
 
 /// The `limit` items with the largest amounts, largest first; equal ones in their own order.
-fn top<'a, T>(
-    mut items: Vec<&'a T>,
-    limit: usize,
-    metric: Metric,
-    cost: impl Fn(&T) -> &Cost,
-) -> Vec<&'a T> {
+fn top<T>(mut items: Vec<&T>, limit: usize, metric: Metric, cost: impl Fn(&T) -> &Cost) -> Vec<&T> {
     items.sort_by_cached_key(|item| {
         let cost = cost(item);
         std::cmp::Reverse((metric.of(cost), metric.bytes(cost), cost.alloc_bytes))
