@@ -92,7 +92,7 @@ impl Scenario {
         let recorded = recording.stop()?;
         let state = state_of(target.pid());
         ensure!(!matches!(state, Some('T' | 't')), "the target was left stopped");
-        target.say("end")?;
+        target.say_if_running("end")?;
         target.wait(WORKLOAD)?.success().context("the target")?;
         Ok(recorded)
     }

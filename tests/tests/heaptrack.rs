@@ -75,7 +75,13 @@ fn check(source: &'static str, sites: &[&str]) {
         let memtrace = by_memtrace(&report, site);
         let what = site.unwrap_or("all");
         assert_eq!(memtrace.allocations, heaptrack.allocations, "{source}: calls of {what}");
-        assert_eq!(memtrace.temporary, heaptrack.temporary, "{source}: temporary of {what}");
+        if site_is_c(source) {
+            assert_eq!(memtrace.temporary, heaptrack.temporary, "{source}: temporary of {what}");
+        } else {
+            // heaptrack tells blocks apart by size and stack and not by address, so it can take the
+            // free of another one for that of the block just allocated.
+            assert!(memtrace.temporary <= heaptrack.temporary, "{source}: temporary of {what}");
+        }
         assert_eq!(memtrace.leaked, heaptrack.leaked, "{source}: leaked by {what}");
         assert_eq!(memtrace.peak, heaptrack.peak, "{source}: peak of {what}");
     }

@@ -52,10 +52,8 @@ impl Unwinding {
                 self.stale.insert(pid);
             }
             // The kernel side has given the child its parent's list already.
-            Event::Fork { pid, child } => {
-                if self.tables.forked(pid, child).is_err() {
-                    self.stale.insert(child);
-                }
+            Event::Fork { pid, child } if self.tables.forked(pid, child).is_err() => {
+                self.stale.insert(child);
             }
             // The kernel side has forgotten the old list.
             Event::Exec { pid } => {
