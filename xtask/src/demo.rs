@@ -61,7 +61,7 @@ fn compile_service(dir: &Path) -> Result<PathBuf> {
     let binary = dir.join("session_service");
     let mut gcc = Command::new("gcc");
     gcc.current_dir(root())
-        .args(["-O2", "-g", "-fno-omit-frame-pointer", "-pthread"])
+        .args(["-O2", "-g", "-pthread"])
         // The report then names the source as it is called in the repository.
         .arg(format!("-fdebug-prefix-map={}=.", root().display()))
         .arg("-o")
