@@ -14,6 +14,9 @@ mod rule;
 mod sections;
 mod table;
 
+#[cfg(test)]
+mod readelf_tests;
+
 use memtrace_common::unwind::{PageRows, Row, Rule};
 use object::ReadRef;
 
