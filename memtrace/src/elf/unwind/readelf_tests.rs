@@ -33,7 +33,9 @@ fn parse(text: &str) -> Vec<Expected> {
         let mut end = 0;
         let mut rows: Vec<Expected> = Vec::new();
         for line in block.lines() {
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            // A register as a value is printed twice: `r8 (r8)`.
+            let fields: Vec<&str> =
+                line.split_ascii_whitespace().filter(|f| !f.starts_with('(')).collect();
             match fields[..] {
                 [offset, _, _, "CIE", ..] => cie = Some(hex(offset)),
                 [_, _, _, "FDE", from, range] => {
@@ -41,9 +43,10 @@ fn parse(text: &str) -> Vec<Expected> {
                     let (start, stop) =
                         range.strip_prefix("pc=").and_then(|r| r.split_once("..")).expect("pc=");
                     end = hex(stop);
-                    // Without rows of its own the function has its common entry's.
-                    let (cfa, rbp, ra) = common[&from].clone();
-                    rows.push(Expected { start: hex(start), end, cfa, rbp, ra });
+                    // Without rows of its own the function has its common entry's, if that has one.
+                    if let Some((cfa, rbp, ra)) = common.get(&from).cloned() {
+                        rows.push(Expected { start: hex(start), end, cfa, rbp, ra });
+                    }
                 }
                 ["LOC", "CFA", ref names @ ..] => {
                     columns = Columns {
@@ -56,7 +59,6 @@ fn parse(text: &str) -> Vec<Expected> {
                     let rbp = columns.rbp.map(|c| values[c].to_owned());
                     let row = (cfa.to_owned(), rbp, values[columns.ra].to_owned());
                     common.insert(cie.expect("a common entry"), row);
-                    let _ = at;
                 }
                 [at, cfa, ref values @ ..] if at.len() == 16 => {
                     let start = hex(at);
