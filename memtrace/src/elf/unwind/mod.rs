@@ -16,6 +16,8 @@ mod table;
 
 #[cfg(test)]
 mod readelf_tests;
+#[cfg(test)]
+mod tests;
 
 use memtrace_common::unwind::{PageRows, Row, Rule};
 use object::ReadRef;

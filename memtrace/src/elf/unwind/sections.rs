@@ -60,9 +60,8 @@ impl<'data> Sections<'data> {
             .collect();
         let mut found = Self { text, eh_frame: None, debug_frame: None, got: None };
         // Section headers are no part of what runs: a file may lack them, or hold rubbish there.
-        match found.by_section(header, data) {
-            Err(error @ UnwindError::TooLarge { .. }) => return Err(error),
-            Err(_) | Ok(()) => {}
+        if let Err(error @ UnwindError::TooLarge { .. }) = found.by_section(header, data) {
+            return Err(error);
         }
         if found.eh_frame.is_none() {
             found.eh_frame = by_program_header(programs, data)?;

@@ -1,5 +1,8 @@
 //! Tables and mapping lists: what is where in the arrays, who uses it, and what may go.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
