@@ -218,7 +218,9 @@ pub struct Process {
     pub first: u32,
     /// Number of mappings, sorted by address, not overlapping.
     pub count: u32,
-    pub reserved: u32,
+    /// The process itself. The kernel's hash map may hand a reader an entry that has just become
+    /// another process'.
+    pub pid: u32,
 }
 
 const _: () = {

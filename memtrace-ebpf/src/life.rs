@@ -43,7 +43,9 @@ pub fn life_fork(ctx: RawTracePointContext) -> i32 {
     // Until the child maps anything, its mappings are its parent's.
     if let Some(mappings) = UNWIND_PROCESSES.get_ptr(parent) {
         // SAFETY: a live map value.
-        let _ = UNWIND_PROCESSES.insert(child, unsafe { *mappings }, 0);
+        let mut mappings = unsafe { *mappings };
+        mappings.pid = child;
+        let _ = UNWIND_PROCESSES.insert(child, mappings, 0);
     }
     debug!(&ctx, "process {} forked {}", parent, child);
     emit(record(Kind::Fork, pid_tid, u64::from(child)), Counter::LostLife, parent);

@@ -27,20 +27,21 @@ pub unsafe fn enter_process(scratch: *mut Scratch, tgid: u32) -> bool {
     // SAFETY: by the caller's promise; a map value lives as long as the program runs.
     unsafe {
         let s = &mut *scratch;
-        match UNWIND_PROCESSES.get_ptr(tgid) {
-            Some(process) => {
-                s.first = (*process).first;
-                s.count = (*process).count;
-                s.seed(tgid, (*process).generation);
-                true
-            }
-            None => {
-                s.seed(tgid, 0);
-                s.push(s.ip);
-                s.end(StackEnd::UnknownProcess);
-                false
+        if let Some(process) = UNWIND_PROCESSES.get_ptr(tgid) {
+            s.first = (&raw const (*process).first).read_volatile();
+            s.count = (&raw const (*process).count).read_volatile();
+            let generation = (&raw const (*process).generation).read_volatile();
+            // Last, since the entry may have become another process' meanwhile. A mixture of the
+            // two is found out by the generation, which every mapping carries.
+            if (&raw const (*process).pid).read_volatile() == tgid {
+                s.seed(tgid, generation);
+                return true;
             }
         }
+        s.seed(tgid, 0);
+        s.push(s.ip);
+        s.end(StackEnd::UnknownProcess);
+        false
     }
 }
 

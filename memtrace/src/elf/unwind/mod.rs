@@ -14,6 +14,11 @@ mod rule;
 mod sections;
 mod table;
 
+#[cfg(test)]
+mod readelf_tests;
+#[cfg(test)]
+mod tests;
+
 use memtrace_common::unwind::{PageRows, Row, Rule};
 use object::ReadRef;
 

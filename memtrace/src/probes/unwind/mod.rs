@@ -74,10 +74,10 @@ pub struct UnwindTables {
 struct BpfProcesses(BpfHashMap<MapData, u32, [u32; 4]>);
 
 impl ProcessMap for BpfProcesses {
-    fn set(&mut self, pid: u32, process: Process) -> Result<(), UnwindTablesError> {
-        let Process { generation, first, count, reserved } = process;
+    fn set(&mut self, process: Process) -> Result<(), UnwindTablesError> {
+        let Process { generation, first, count, pid } = process;
         self.0
-            .insert(pid, [generation, first, count, reserved], 0)
+            .insert(pid, [generation, first, count, pid], 0)
             .map_err(|source| UnwindTablesError::Map { name: PROCESSES, source })
     }
 

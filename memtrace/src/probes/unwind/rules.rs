@@ -47,6 +47,11 @@ impl Rules {
         id
     }
 
+    #[cfg(test)]
+    pub fn array_for_tests(&self) -> &WordArray {
+        &self.array
+    }
+
     /// Bytes of kernel memory.
     pub fn bytes(&self) -> u64 {
         size_of_val(self.array.words()) as u64

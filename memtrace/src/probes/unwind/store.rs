@@ -1,5 +1,8 @@
 //! Tables and mapping lists: what is where in the arrays, who uses it, and what may go.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
@@ -36,7 +39,7 @@ const MAPPING_WORDS: usize = size_of::<Mapping>() / 8;
 pub trait ProcessMap {
     /// # Errors
     /// When the map is full.
-    fn set(&mut self, pid: u32, process: Process) -> Result<(), UnwindTablesError>;
+    fn set(&mut self, process: Process) -> Result<(), UnwindTablesError>;
     /// Removes it if it is there.
     fn remove(&mut self, pid: u32);
 }
@@ -181,8 +184,8 @@ impl<P: ProcessMap> Store<P> {
             return Ok(());
         }
         let Some(list) = self.lists.get_mut(&generation) else { return Ok(()) };
-        let process = kernel_process(generation, list);
-        self.process_map.set(child, process)?;
+        let process = kernel_process(child, generation, list);
+        self.process_map.set(process)?;
         list.processes += 1;
         self.processes.insert(child, generation);
         Ok(())
@@ -388,8 +391,8 @@ impl<P: ProcessMap> Store<P> {
             },
         };
         // Also when nothing has changed: the kernel side forgets processes at exec.
-        let process = kernel_process(generation, &self.lists[&generation]);
-        if let Err(error) = self.process_map.set(pid, process) {
+        let process = kernel_process(pid, generation, &self.lists[&generation]);
+        if let Err(error) = self.process_map.set(process) {
             self.drop_unused(generation, now);
             return Err(error);
         }
@@ -487,8 +490,8 @@ impl<P: ProcessMap> Store<P> {
     }
 }
 
-fn kernel_process(generation: Generation, list: &List) -> Process {
-    Process { generation, first: list.first, count: list.mappings.len() as u32, reserved: 0 }
+fn kernel_process(pid: u32, generation: Generation, list: &List) -> Process {
+    Process { generation, first: list.first, count: list.mappings.len() as u32, pid }
 }
 
 /// What makes two tables the same.
