@@ -9,7 +9,7 @@
  *   site short_strings depth=any
  *   site new_array calls=10 bytes=1000 live_blocks=10 live_bytes=1000 depth=any
  *   site new_array_with_cookie calls=10 bytes=480 live_blocks=5 live_bytes=240 depth=any
- *   site new_over_aligned calls=8 bytes=1536 live_blocks=6 live_bytes=1152 temporary=1 depth=any
+ *   site new_over_aligned calls=9 bytes=1728 live_blocks=7 live_bytes=1344 temporary=1 depth=any
  *   site new_nothrow_fails calls=3 bytes=408 temporary=3 failed=3 depth=any
  *   site new_throws calls=2 bytes=272 temporary=2 failed=2 depth=any
  *   site make_shared_pairs calls=15 bytes=480 live_blocks=15 live_bytes=480 depth=any
@@ -92,30 +92,21 @@ struct Costly {
     ~Costly() { keep(this); }
 };
 
-/* Five of 8 bytes and a cookie of 8; freed one round later, so never temporary. */
-SITE void new_array_with_cookie() {
-    Costly *previous = nullptr;
-    for (int i = 0; i < 10; i++) {
-        auto *array = new Costly[5];
-        keep(array);
-        if (i % 2 == 1) delete[] previous;
-        previous = array;
-    }
+/* Five of 8 bytes and a cookie of 8. */
+SITE Costly *new_array_with_cookie() {
+    auto *array = new Costly[5];
+    keep(array);
+    return array;
 }
 
 struct alignas(64) Wide {
     char bytes[192];
 };
 
-SITE void new_over_aligned() {
-    Wide *first = nullptr;
-    for (int i = 0; i < 8; i++) {
-        auto *wide = new Wide;
-        must(((uintptr_t)keep(wide) & 63) == 0, "alignment of new");
-        if (i == 0) first = wide;
-        if (i == 1) delete wide;
-    }
-    delete first;
+SITE Wide *new_over_aligned() {
+    auto *wide = new Wide;
+    must(((uintptr_t)keep(wide) & 63) == 0, "alignment of new");
+    return wide;
 }
 
 SITE void new_nothrow_fails() {
@@ -177,8 +168,13 @@ static void workload() {
     long_strings();
     short_strings();
     new_array();
-    new_array_with_cookie();
-    new_over_aligned();
+    Costly *arrays[10];
+    Wide *wide[8];
+    for (auto &array : arrays) array = new_array_with_cookie();
+    for (auto &block : wide) block = new_over_aligned();
+    for (int i = 0; i < 5; i++) delete[] arrays[i];
+    delete new_over_aligned();
+    delete wide[0];
     new_nothrow_fails();
     new_throws();
     make_shared_pairs();

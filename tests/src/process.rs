@@ -104,15 +104,6 @@ impl Running {
         )
     }
 
-    /// As [`say`](Self::say), for a program that may have ended by itself: then there is nobody left
-    /// to be told.
-    pub fn say_if_running(&mut self, line: &str) -> Result<()> {
-        match self.say(line) {
-            Err(_) if !self.is_running()? => Ok(()),
-            told => told,
-        }
-    }
-
     /// Ends its stdin.
     pub fn close_stdin(&mut self) {
         self.stdin = None;

@@ -203,8 +203,7 @@ fn python3_with_threads_and_many_arenas() {
     }
 }
 
-/// A redis-server on a socket of its own, without a file on disk. Debian's uses jemalloc; with the
-/// C library preloaded its malloc is that of the C library.
+/// A redis-server on a socket of its own, without a file on disk.
 struct Redis {
     server: Running,
     socket: PathBuf,
@@ -212,7 +211,7 @@ struct Redis {
 }
 
 impl Redis {
-    fn start() -> Self {
+    fn start(preload: Option<&str>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("redis.sock");
         let mut command = Command::new("/usr/bin/redis-server");
@@ -221,8 +220,10 @@ impl Redis {
             .arg("--unixsocket")
             .arg(&socket)
             .arg("--dir")
-            .arg(directory.path())
-            .env("LD_PRELOAD", "/lib/x86_64-linux-gnu/libc.so.6");
+            .arg(directory.path());
+        if let Some(library) = preload {
+            command.env("LD_PRELOAD", library);
+        }
         let server = Running::spawn(command).expect("redis-server is not installed");
         let redis = Self { server, socket, _directory: directory };
         let until = Instant::now() + PATIENCE;
@@ -261,10 +262,22 @@ impl Redis {
     }
 }
 
+/// Debian's redis-server, which takes malloc from libjemalloc.
 #[test]
 fn redis_server_serves_while_it_is_recorded() {
+    check_redis(None);
+}
+
+/// With the C library first in the search order it takes malloc from there, though libjemalloc is
+/// loaded as well.
+#[test]
+fn redis_server_on_the_c_library_s_malloc_serves_while_it_is_recorded() {
+    check_redis(Some("/lib/x86_64-linux-gnu/libc.so.6"));
+}
+
+fn check_redis(preload: Option<&str>) {
     let _turn = live();
-    let redis = Redis::start();
+    let redis = Redis::start(preload);
     redis.set(0, 500);
     let recording = Recorder::new().lossless().attach(&[redis.server.pid()]).unwrap();
     redis.set(500, 2500);
