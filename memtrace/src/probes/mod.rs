@@ -4,6 +4,7 @@ mod allocators;
 pub mod attach;
 pub mod launch;
 mod ld_cache;
+mod link_map;
 pub mod mappings;
 mod module;
 pub mod points;

@@ -201,6 +201,52 @@ fn preloaded_allocator_of_a_running_process_is_found_by_its_mapping() {
     assert_eq!(libc, [Function::Pvalloc, Function::Reallocarray], "{plan}");
 }
 
+/// Links with jemalloc, overwrites the environment that the kernel shows, then maps executable the
+/// file `ready`, so that one can wait for it.
+fn title_setter(dir: &Path) -> PathBuf {
+    let program = dir.join("title");
+    fs::write(dir.join("ready"), [0; 16]).expect("write");
+    let source = format!(
+        "#include <fcntl.h>\n#include <stdlib.h>\n#include <string.h>\n\
+         #include <sys/mman.h>\n#include <unistd.h>\nextern char **environ;\n\
+         int main(void) {{\n\
+         for (char **e = environ; *e; e++) memset(*e, 0, strlen(*e));\n\
+         mmap(0, 1, PROT_READ | PROT_EXEC, MAP_PRIVATE, open({:?}, O_RDONLY), 0);\n\
+         for (;;) {{ free(malloc(10)); pause(); }} }}",
+        dir.join("ready").display().to_string()
+    );
+    compile(dir, &program, &source, &["-fno-builtin", "-Wl,--no-as-needed", "-l:libjemalloc.so.2"]);
+    program
+}
+
+#[test]
+fn process_that_overwrote_its_environment_keeps_its_preloads() {
+    let libc = "/lib/x86_64-linux-gnu/libc.so.6";
+    preload(libc);
+    let dir = tempfile::tempdir().expect("directory");
+    let ready = dir.path().join("ready").display().to_string();
+    let mut command = Command::new(title_setter(dir.path()));
+    let target = Target::spawn(command.env("LD_PRELOAD", libc)).wait_for(&ready);
+    let environment = fs::read(format!("/proc/{}/environ", target.pid())).expect("environment");
+    assert!(!environment.is_empty() && environment.iter().all(|&byte| byte == 0));
+    let plan = plan_for_process(target.pid(), EMULATION).expect("plan");
+    assert!(plan.files[0].path.ends_with("libc.so.6"), "{plan}");
+    point(&plan.files[0], Function::Malloc);
+    point(&plan.files[0], Function::Free);
+}
+
+#[test]
+fn allocator_that_a_process_is_linked_with_comes_before_libc() {
+    let dir = tempfile::tempdir().expect("directory");
+    let ready = dir.path().join("ready").display().to_string();
+    let mut command = Command::new(title_setter(dir.path()));
+    let target = Target::spawn(&mut command).wait_for(&ready);
+    let plan = plan_for_process(target.pid(), EMULATION).expect("plan");
+    assert!(plan.files[0].path.ends_with("libjemalloc.so.2"), "{plan}");
+    point(&plan.files[0], Function::Malloc);
+    point(&plan.files[0], Function::Free);
+}
+
 #[test]
 fn musl_is_found_behind_its_interpreter() {
     let dir = tempfile::tempdir().expect("directory");

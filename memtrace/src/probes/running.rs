@@ -6,10 +6,13 @@ use std::{
     path::Path,
 };
 
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
-use super::module::{Module, lookup_order};
-use crate::process::{Backing, ProcessError, Root, identity, maps, open_kernel_link};
+use super::{
+    link_map,
+    module::{Module, lookup_order},
+};
+use crate::process::{Backing, Device, ProcessError, Root, identity, maps, open_kernel_link};
 
 /// The files of a program.
 #[derive(Debug)]
@@ -47,9 +50,10 @@ pub(super) fn scope(pid: u32) -> Result<Scope, ScopeError> {
     }
     let root = Root::of(pid)?;
     let executable = executable(pid)?;
-    let executable_id = executable.id;
+    let mut by_id = FxHashMap::from_iter([(executable.id, 0)]);
     let mut modules = vec![executable];
-    let mut seen: FxHashSet<(u64, u64)> = FxHashSet::from_iter([executable_id]);
+    // The device that maps shows is not always the one of `stat`.
+    let mut by_mapping: FxHashMap<(Device, u64), usize> = FxHashMap::default();
     for mapping in maps::executable(pid)? {
         let Backing::File { path, deleted } = mapping.backing else { continue };
         let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
@@ -61,25 +65,30 @@ pub(super) fn scope(pid: u32) -> Result<Scope, ScopeError> {
         });
         let Ok(file) = file else { continue };
         let Ok(status) = file.metadata() else { continue };
-        if !seen.insert((status.dev(), status.ino())) {
-            continue;
-        }
-        if let Ok(module) = Module::new(path, deleted, file) {
+        let id = (status.dev(), status.ino());
+        if !by_id.contains_key(&id) {
+            let Ok(module) = Module::new(path, deleted, file) else { continue };
+            by_id.insert(id, modules.len());
             modules.push(module);
         }
+        by_mapping.insert((mapping.device, mapping.inode), by_id[&id]);
     }
 
-    let mut start = vec![0];
-    for name in preloads(pid, &root) {
-        start.extend(preloaded(&modules, &root, &name));
-    }
-    let order = lookup_order(
+    let start = if let Some(loaded) = loaded(pid, &by_mapping) {
+        let count = loaded.len();
+        modules = reordered(modules, &loaded);
+        (0..at_start(&modules, count)).collect()
+    } else {
+        let preloads = preloads(pid, &root);
+        let found = preloads.iter().filter_map(|name| preloaded(&modules, &root, name));
+        std::iter::once(0).chain(found).collect()
+    };
+    let mut order = lookup_order(
         &mut modules,
         start,
         |modules, index| modules[index].linkage.needed.clone(),
         |modules, _, name| needed(modules, name),
     );
-    let mut order = order;
     // Started as `ld-linux-x86-64.so.2 PROGRAM`: the program is one of the mapped files, and its
     // place in the order isn't known. A really static program has no others.
     if modules[0].linkage.interpreter.is_none() {
@@ -89,6 +98,52 @@ pub(super) fn scope(pid: u32) -> Result<Scope, ScopeError> {
     let mut slots: Vec<Option<Module>> = modules.into_iter().map(Some).collect();
     let lookup = order.into_iter().filter_map(|index| slots[index].take()).collect();
     Ok(Scope { lookup, aside: slots.into_iter().flatten().collect() })
+}
+
+/// The files that the dynamic linker loaded, in its order, the executable first. None when its list
+/// can't be had or is of another program.
+fn loaded(pid: u32, by_mapping: &FxHashMap<(Device, u64), usize>) -> Option<Vec<usize>> {
+    let sections = link_map::dynamic_sections(pid)?;
+    let files = maps::files(pid).ok()?;
+    let mut loaded = Vec::new();
+    for address in sections {
+        // By address: the names in the list are those that the program asked for.
+        let next = files.partition_point(|mapping| mapping.start <= address);
+        let mapping = next.checked_sub(1).map(|index| &files[index]);
+        let found = mapping
+            .filter(|mapping| address < mapping.end)
+            .and_then(|mapping| by_mapping.get(&(mapping.device, mapping.inode)));
+        if let Some(&index) = found
+            && !loaded.contains(&index)
+        {
+            loaded.push(index);
+        }
+    }
+    (loaded.first() == Some(&0)).then_some(loaded)
+}
+
+/// The files at the indices of `first` come first, in that order.
+fn reordered(modules: Vec<Module>, first: &[usize]) -> Vec<Module> {
+    let mut slots: Vec<Option<Module>> = modules.into_iter().map(Some).collect();
+    let mut modules: Vec<Module> = first.iter().filter_map(|&index| slots[index].take()).collect();
+    modules.extend(slots.into_iter().flatten());
+    modules
+}
+
+/// How many of the first `count` files, which are in load order, the program was started with.
+///
+/// Nothing marks what `dlopen` loaded, but it comes last. So whatever comes before a file that
+/// another file of the start needs was there at the start, preloads among them.
+fn at_start(modules: &[Module], count: usize) -> usize {
+    let mut end = 1;
+    let mut next = 0;
+    while next < end {
+        let names = &modules[next].linkage.needed;
+        let last = names.iter().filter_map(|name| needed(modules, name)).filter(|&i| i < count);
+        end = last.max().map_or(end, |last| end.max(last + 1));
+        next += 1;
+    }
+    end
 }
 
 fn executable(pid: u32) -> Result<Module, ScopeError> {

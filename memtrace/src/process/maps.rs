@@ -17,7 +17,7 @@ pub struct Device {
     pub minor: u32,
 }
 
-/// A piece of a process's address space that code can run from.
+/// A piece of a process's address space; where nothing else is said, one that code can run from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// First address.
@@ -78,9 +78,23 @@ fn path(bytes: &[u8]) -> PathBuf {
 /// # Errors
 /// All of [`ProcessError`].
 pub fn executable(pid: u32) -> Result<Vec<Mapping>, ProcessError> {
+    read(pid, is_executable)
+}
+
+/// The mappings of files, executable or not, in address order.
+///
+/// # Errors
+/// All of [`ProcessError`].
+pub fn files(pid: u32) -> Result<Vec<Mapping>, ProcessError> {
+    let mut mappings = read(pid, |_| true)?;
+    mappings.retain(|mapping| matches!(mapping.backing, Backing::File { .. }));
+    Ok(mappings)
+}
+
+fn read(pid: u32, is_wanted: fn(&str) -> bool) -> Result<Vec<Mapping>, ProcessError> {
     let fail = |e| ProcessError::from_io(pid, "maps", e);
     let file = File::open(format!("/proc/{pid}/maps")).map_err(fail)?;
-    parse_executable(BufReader::with_capacity(64 << 10, file)).map_err(fail)
+    parse(BufReader::with_capacity(64 << 10, file), is_wanted).map_err(fail)
 }
 
 /// Parses text in the format of /proc/PID/maps, keeping executable mappings. Lines that don't have
@@ -88,7 +102,16 @@ pub fn executable(pid: u32) -> Result<Vec<Mapping>, ProcessError> {
 ///
 /// # Errors
 /// Those of the reader.
-pub fn parse_executable(mut reader: impl BufRead) -> io::Result<Vec<Mapping>> {
+pub fn parse_executable(reader: impl BufRead) -> io::Result<Vec<Mapping>> {
+    parse(reader, is_executable)
+}
+
+fn is_executable(permissions: &str) -> bool {
+    permissions.as_bytes().get(2) == Some(&b'x')
+}
+
+/// `is_wanted` is asked about the permissions, `r-xp` for example.
+fn parse(mut reader: impl BufRead, is_wanted: fn(&str) -> bool) -> io::Result<Vec<Mapping>> {
     let mut mappings = Vec::new();
     let mut line = Vec::new();
     loop {
@@ -97,13 +120,13 @@ pub fn parse_executable(mut reader: impl BufRead) -> io::Result<Vec<Mapping>> {
             return Ok(mappings);
         }
         let content = line.strip_suffix(b"\n").unwrap_or(&line);
-        mappings.extend(parse_line(content).filter(|m| m.start < m.end));
+        mappings.extend(parse_line(content, is_wanted).filter(|m| m.start < m.end));
     }
 }
 
-/// `start-end perms offset major:minor inode   name`; None when it is not executable or not a line
-/// of maps.
-fn parse_line(line: &[u8]) -> Option<Mapping> {
+/// `start-end perms offset major:minor inode   name`; None when it is not wanted or not a line of
+/// maps.
+fn parse_line(line: &[u8], is_wanted: fn(&str) -> bool) -> Option<Mapping> {
     let mut rest = line;
     let mut field = || {
         let end = rest.iter().position(|&b| b == b' ').unwrap_or(rest.len());
@@ -112,8 +135,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         std::str::from_utf8(field).ok()
     };
     let (start, end) = field()?.split_once('-')?;
-    let permissions = field()?;
-    if permissions.as_bytes().get(2) != Some(&b'x') {
+    if !is_wanted(field()?) {
         return None;
     }
     let offset = field()?;
