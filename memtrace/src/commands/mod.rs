@@ -3,6 +3,7 @@
 
 mod doctor;
 mod export;
+mod logging;
 mod record;
 mod report;
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use jiff::ZonedDateTime;
+use log::LevelFilter;
 use memtrace::{
     cli::{self, RecordArgs},
     report::{
@@ -14,10 +15,13 @@ use memtrace::{
     target::spawn::SpawnError,
 };
 
+use super::logging;
+
 /// A recording that is complete, but whose totals miss something.
 const EXIT_LOSSES: u8 = 3;
 
 pub(super) fn run(args: &RecordArgs) -> Result<ExitCode> {
+    logging::show(if args.verbose { LevelFilter::Debug } else { LevelFilter::Warn });
     let options = Options {
         target: match args.target() {
             cli::Target::Pids(pids) => Target::Pids(pids),
