@@ -103,7 +103,8 @@ fn a_program_without_an_allocator_is_refused_with_what_was_looked_for() {
         let finished = record(&Recorder::new(), &file, &["-p", &pid]);
         refused(&finished, &file, &["allocator", "malloc"]);
         target.say("go").unwrap();
-        target.say("end").unwrap();
+        // The one without a C library has ended by now.
+        let _ = target.say("end");
         target.wait(PATIENCE).unwrap().success().unwrap();
     }
 }

@@ -37,6 +37,7 @@ exact!(calloc_big_small_and_failing, Scenario::of("callocs.c"));
 exact!(aligned_functions_with_their_failures, Scenario::of("aligned.c"));
 exact!(malloc_of_nothing_and_free_of_null, Scenario::of("zeros.c"));
 exact!(libraries_loaded_and_unloaded_while_recording, plugin_host());
+exact!(the_c_library_s_malloc_beside_another_one, two_mallocs());
 exact!(four_threads_that_end, Scenario::of("threads.c"));
 exact!(threads_that_ran_before, Scenario::of("old_threads.c"));
 exact!(threads_that_are_cancelled_or_exit, Scenario::of("thread_death.c"));
@@ -72,6 +73,10 @@ fn plugin_host() -> Scenario {
         compile::library("plugin.c", &format!("lib{name}"), &[&format!("PLUGIN={name}")])
     };
     Scenario::of("plugin_host.c").arg(plugin("plugin_kept")).arg(plugin("plugin_closed"))
+}
+
+fn two_mallocs() -> Scenario {
+    Scenario::of("two_mallocs.c").arg(compile::library("other_malloc.c", "libother_malloc", &[]))
 }
 
 /// Debian's python3, not one that a version manager put first.

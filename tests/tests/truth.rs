@@ -88,6 +88,8 @@ fn programs_with_libraries_state_what_the_oracle_counts() {
     let closed = compile::library("plugin.c", "libplugin_closed", &["PLUGIN=plugin_closed"]);
     let args = [kept.to_str().unwrap(), closed.to_str().unwrap()];
     check("plugin_host.c", &args, false);
+    let other = compile::library("other_malloc.c", "libother_malloc", &[]);
+    check("two_mallocs.c", &[other.to_str().unwrap()], false);
 }
 
 #[test]
