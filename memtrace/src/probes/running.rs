@@ -1,6 +1,7 @@
 //! Which files a running process is made of.
 
 use std::{
+    collections::hash_map::Entry,
     ffi::{OsStr, OsString},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::Path,
@@ -66,9 +67,9 @@ pub(super) fn scope(pid: u32) -> Result<Scope, ScopeError> {
         let Ok(file) = file else { continue };
         let Ok(status) = file.metadata() else { continue };
         let id = (status.dev(), status.ino());
-        if !by_id.contains_key(&id) {
+        if let Entry::Vacant(unseen) = by_id.entry(id) {
             let Ok(module) = Module::new(path, deleted, file) else { continue };
-            by_id.insert(id, modules.len());
+            unseen.insert(modules.len());
             modules.push(module);
         }
         by_mapping.insert((mapping.device, mapping.inode), by_id[&id]);
