@@ -163,7 +163,7 @@ impl Programs {
     }
 
     /// Has a process stopped at its first allocation after an exec, before that happens, so that its
-    /// mappings can be told to the unwinder; it then is one of [`take_stopped`](Self::take_stopped).
+    /// mappings can be told to the unwinder; it then is one of [`stopped`](Self::stopped).
     pub fn hold_until_known(&mut self, pid: u32) -> Result<(), LoadError> {
         self.processes
             .insert(pid, u64::from(HOLD_UNTIL_KNOWN), 0)
@@ -185,14 +185,15 @@ impl Programs {
         self.stopped_fd.as_fd()
     }
 
-    /// Takes the processes that were stopped since the last call out of the map.
-    pub fn take_stopped(&mut self) -> Vec<u32> {
-        let pids: Vec<u32> = self.stopped.keys().filter_map(Result::ok).collect();
-        for pid in &pids {
-            // Absent means that the watchdog was faster.
-            let _ = self.stopped.remove(pid);
-        }
-        pids
+    /// The processes that were stopped and not yet forgotten.
+    pub fn stopped(&self) -> Vec<u32> {
+        self.stopped.keys().filter_map(Result::ok).collect()
+    }
+
+    /// Forgets that a process was stopped.
+    pub fn forget_stopped(&mut self, pid: u32) {
+        // Absent means that the watchdog was faster.
+        let _ = self.stopped.remove(&pid);
     }
 
     /// Every counter, summed over the CPUs, in slot order.

@@ -159,12 +159,13 @@ impl Drain {
     /// Continues the processes that the kernel side has stopped, because the ring was half full or
     /// their mappings were not known.
     fn continue_stopped(&mut self) {
-        for pid in self.programs.take_stopped() {
+        for pid in self.programs.stopped() {
             self.collector.make_known(pid);
-            if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-                // It may have been killed while it was stopped.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
-            }
+            // Continued before it is forgotten: if memtrace dies in between, the watchdog finds it.
+            // And once more after, for a stop that came in between and was forgotten with it.
+            send_continue(pid);
+            self.programs.forget_stopped(pid);
+            send_continue(pid);
         }
     }
 
@@ -258,5 +259,12 @@ impl Drain {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+fn send_continue(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // It may have been killed while it was stopped.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
     }
 }
