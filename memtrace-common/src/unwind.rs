@@ -96,6 +96,10 @@ pub mod cfa {
     pub const ANONYMOUS: u8 = 9;
     /// The kernel's `[uprobes]` page: a return address replaced by a return probe.
     pub const TRAMPOLINE: u8 = 10;
+    /// The few bytes between two functions. No call lies there, so what looks like a return
+    /// address to just behind it is the next function's address, put on a stack by hand as the
+    /// bottom of a coroutine (`makecontext`).
+    pub const FILLING: u8 = 11;
 }
 
 /// Where the caller's `rbp` is; a [`Rule::rbp`].
@@ -144,6 +148,8 @@ impl Rule {
     pub const OUTERMOST: Rule = Rule::of(cfa::OUTERMOST);
     /// See [`cfa::UNSUPPORTED`].
     pub const UNSUPPORTED: Rule = Rule::of(cfa::UNSUPPORTED);
+    /// See [`cfa::FILLING`].
+    pub const FILLING: Rule = Rule::of(cfa::FILLING);
     /// See [`cfa::SIGNAL`].
     pub const SIGNAL: Rule = Rule::of(cfa::SIGNAL);
 

@@ -71,6 +71,9 @@ pub unsafe fn step(scratch: *mut Scratch, slot: u32) -> bool {
         if rule.cfa == cfa::TRAMPOLINE {
             return s.end(StackEnd::ProbeTrampoline);
         }
+        if rule.cfa == cfa::FILLING {
+            return function_address(s);
+        }
         // An interrupted instruction is recorded as if it were a call of one byte, so that all frames
         // are looked up alike.
         if !s.push(ip.wrapping_add(1).wrapping_sub(s.back)) {
@@ -138,6 +141,20 @@ pub unsafe fn step(scratch: *mut Scratch, slot: u32) -> bool {
             None => s.end(StackEnd::UnreadableMemory),
         }
     }
+}
+
+/// The frame's "return address" is the beginning of a function: nothing was called from there, it
+/// is a stack's bottom, if it is not a frame pointer's wrong guess. Recorded like an interrupted
+/// frame, as an address behind the function's first byte.
+#[inline(always)]
+fn function_address(s: &mut Scratch) -> bool {
+    if s.flags & BY_FRAME_POINTER != 0 {
+        return s.end(StackEnd::NoUnwindInfo);
+    }
+    if !s.push(s.ip.wrapping_add(1)) {
+        return s.end(StackEnd::DepthLimit);
+    }
+    s.end(StackEnd::Complete)
 }
 
 /// From a signal handler's return trampoline to the interrupted frame, whose registers the kernel

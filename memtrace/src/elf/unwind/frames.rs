@@ -23,6 +23,11 @@ pub struct Piece {
     pub rule: u16,
 }
 
+/// Number of [`Rule::NONE`] in every table.
+pub const NONE: u16 = 0;
+/// Number of [`Rule::FILLING`] in every table.
+pub const FILLING: u16 = 1;
+
 /// What has been read so far.
 pub struct Collector<'text> {
     text: &'text [TextSegment],
@@ -39,9 +44,10 @@ impl<'text> Collector<'text> {
     pub fn new(text: &'text [TextSegment]) -> Self {
         let mut collector =
             Self { text, pieces: Vec::new(), rules: Vec::new(), ids: HashMap::new(), damaged: 0 };
-        // The two that a table needs even if no function has them.
-        collector.id(Rule::NONE);
-        collector.id(Rule::UNSUPPORTED);
+        // Those that a table needs even if no function has them, in the order of their numbers.
+        for rule in [Rule::NONE, Rule::FILLING, Rule::UNSUPPORTED] {
+            collector.id(rule);
+        }
         collector
     }
 

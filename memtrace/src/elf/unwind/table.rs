@@ -2,14 +2,14 @@
 
 use memtrace_common::unwind::{PAGE_BYTES, PAGE_SHIFT, PageRows, Row, Rule};
 
-use super::{MAX_ROWS, MAX_TEXT_BYTES, TextSegment, UnwindError, UnwindTable, frames::Collector};
+use super::{
+    MAX_ROWS, MAX_TEXT_BYTES, TextSegment, UnwindError, UnwindTable,
+    frames::{Collector, FILLING, NONE},
+};
 
-/// Functions are aligned, with filling between them that never runs: up to this many bytes get the
-/// rule of the function before rather than two rows of their own.
-const FILLING: u64 = 15;
-
-/// Number of [`Rule::NONE`] in every table.
-const NONE: u16 = 0;
+/// Functions are aligned, with bytes between them that never run: gaps of up to this size are taken
+/// for that. In larger ones there may be code without call frame information.
+const MAX_FILLING: u64 = 15;
 
 /// # Errors
 /// [`UnwindError::None`], [`UnwindError::TooLarge`].
@@ -35,9 +35,9 @@ pub fn build(collected: Collector<'_>, text: Vec<TextSegment>) -> Result<UnwindT
     rows.starts.reserve(pieces.len() + 1);
     let mut next = base;
     for piece in &pieces {
-        if piece.start - next > FILLING || next == base {
-            rows.push(next - base, NONE);
-        }
+        // Before the first function there may be anything.
+        let filling = next > base && piece.start - next <= MAX_FILLING;
+        rows.push(next - base, if filling { FILLING } else { NONE });
         rows.push(piece.start - base, piece.rule);
         next = piece.end;
     }
