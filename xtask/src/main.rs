@@ -57,6 +57,7 @@ enum Purpose {
 }
 
 fn main() -> ExitCode {
+    heed_interrupts();
     let result = match Arguments::parse().task {
         Task::Setup { purpose } => set_up(purpose),
         Task::Demo => demo::demo(),
@@ -73,6 +74,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A shell without job control starts what it runs in the background with SIGINT ignored, which
+/// every child inherits. Tests and benches end programs by SIGINT.
+fn heed_interrupts() {
+    // SAFETY: no other thread runs yet, and the default action has no handler that could be wrong.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
 }
 
 fn set_up(purpose: Option<Purpose>) -> anyhow::Result<()> {
