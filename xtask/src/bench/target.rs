@@ -12,9 +12,7 @@ use crate::run::{root, run};
 pub fn compile(dir: &Path) -> Result<PathBuf> {
     let binary = dir.join("pairs");
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-g", "-o"])
-        .arg(&binary)
-        .arg(root().join("xtask/bench/pairs.c"));
+    gcc.args(["-O2", "-g", "-o"]).arg(&binary).arg(root().join("xtask/bench/pairs.c"));
     run(&mut gcc)?;
     Ok(binary)
 }
