@@ -599,12 +599,20 @@ fn fork_and_exec_are_followed() {
     let mut spaces = AddressSpaces::default();
     spaces.attach(pid).expect("attach");
     assert!(spaces.resolve(pid, main).is_none(), "the shell has nothing there");
+    let executable = |pid| memtrace::process::maps::executable(pid).expect("maps");
+    let shell_code = executable(pid)[0].start;
+    assert!(spaces.resolve(pid, shell_code).is_some());
     shell.stdin.as_mut().expect("piped").write_all(b"go\n").expect("write");
     let mut line = String::new();
     BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut line).expect("read");
     spaces.exec(pid);
+    // What the kernel tells of each mapping that the new program makes.
+    for mapping in executable(pid) {
+        spaces.map(pid, &mapping);
+    }
     shell.kill().expect("kill");
     shell.wait().expect("wait");
+    assert!(spaces.resolve(pid, shell_code).is_none(), "the shell's code went with the exec");
     // A child that never existed: what it has can only come from its parent.
     let child = 0x7fff_fff0;
     spaces.fork(pid, child);
@@ -614,6 +622,20 @@ fn fork_and_exec_are_followed() {
     assert_eq!((place.module.path(), place.svma), (program.as_path(), main));
     let frames = workshop.symbolizer().frames(place.module, place.svma, false);
     assert_eq!(frames[0].function, "main");
+}
+
+#[test]
+fn a_living_process_s_new_program_is_read_when_an_address_asks_for_it() {
+    let workshop = Workshop::new();
+    let program = workshop.compile("program.c", &["-g"]);
+    let (mut child, public_name, _) = start(&program);
+    let mut spaces = AddressSpaces::default();
+    // Its mappings were never told.
+    spaces.exec(child.id());
+    let place = spaces.resolve(child.id(), public_name).expect("read");
+    assert_eq!(place.module.path(), program);
+    child.kill().expect("kill");
+    child.wait().expect("wait");
 }
 
 #[test]
