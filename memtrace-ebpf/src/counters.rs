@@ -10,9 +10,15 @@ use crate::maps::COUNTERS;
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
-        // Atomic, since a uprobe program can be preempted by another on the same CPU; in assembly,
-        // since core has no read-modify-write atomics for this target.
-        // SAFETY: the slot is a live, aligned u64 that is only ever accessed atomically.
-        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) slot, in(reg) 1u64) };
+        // Atomic, since a uprobe program can be preempted by another on the same CPU.
+        add_one(slot);
     }
+}
+
+/// Adds one to a map value that others may be adding to.
+#[inline(always)]
+pub fn add_one(value: *mut u64) {
+    // In assembly, since core has no read-modify-write atomics for this target.
+    // SAFETY: the callers pass live, aligned map values that are only ever changed atomically.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) 1u64) };
 }

@@ -16,7 +16,7 @@ use memtrace_common::{
 
 use crate::{
     counters::count,
-    maps::{PROCESSES, THREADS},
+    maps::{PROCESSES, STOPPED, THREADS},
     ring::emit,
     settings::{signal_live, task_signal, task_tgid},
     unwind::maps::UNWIND_PROCESSES,
@@ -83,6 +83,7 @@ pub fn life_exit(ctx: RawTracePointContext) -> i32 {
     emit(record(Kind::Exit, pid_tid, u64::from(last)), Counter::LostLife, tgid);
     if last {
         let _ = PROCESSES.remove(tgid);
+        let _ = STOPPED.remove(tgid);
         let _ = UNWIND_PROCESSES.remove(tgid);
         debug!(&ctx, "process {} ended", tgid);
     }

@@ -33,8 +33,8 @@ pub static KNOWN_STACKS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX
 #[map]
 pub static PROCESSES: HashMap<u32, u64> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 
-/// Processes stopped by `--lossless` and not yet continued, by tgid. Userspace and its watchdog
-/// remove what they continue.
+/// How often each process was stopped, by tgid, until it ends. A count is never taken back: whoever
+/// continues processes compares it with what it has seen before.
 #[map]
 pub static STOPPED: HashMap<u32, u64> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 

@@ -1,13 +1,13 @@
 //! Emission: a record into the ring, or a counted loss.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{bpf_ringbuf_output, bpf_send_signal_thread},
 };
 use memtrace_common::counter::Counter;
 
 use crate::{
-    counters::count,
+    counters::{add_one, count},
     maps::{RING, STOPPED},
     settings::{lossless, stop_bytes, wakeup_bytes},
 };
@@ -65,15 +65,23 @@ fn hold_back(unread: u64, tgid: u32) {
     }
 }
 
-/// Stops the current process; userspace (or its watchdog) finds it in `STOPPED` and continues it.
+/// Stops the current process. Userspace (or its watchdog) sees that its count in `STOPPED` has grown
+/// and continues it.
 #[inline(always)]
 pub fn stop_current(tgid: u32) -> bool {
-    // The signal comes first: were the process entered first, userspace could continue it before
-    // the signal arrives, and nobody would continue it afterwards.
+    // The signal comes first: counted before, userspace could continue the process before the signal
+    // arrives, and nobody would continue it afterwards.
     // SAFETY: a helper call with a scalar argument.
     if unsafe { bpf_send_signal_thread(SIGSTOP) } != 0 {
         return false;
     }
-    let _ = STOPPED.insert(tgid, 1u64, 0);
+    if let Some(stops) = STOPPED.get_ptr_mut(tgid) {
+        add_one(stops);
+    } else if STOPPED.insert(tgid, 1u64, u64::from(BPF_NOEXIST)).is_err()
+        && let Some(stops) = STOPPED.get_ptr_mut(tgid)
+    {
+        // Another thread was faster.
+        add_one(stops);
+    }
     true
 }

@@ -37,8 +37,7 @@ fn recording(dir: &TempDir, leaks: bool) -> PathBuf {
     let leak = location(0x1100, "leak;<b>", 14);
     let tidy = location(0x1200, "tidy", 25);
     for (key, site) in [(1, leak), (2, tidy)] {
-        let id = recorder.wants_stack(key, 7).expect("a new stack");
-        recorder.set_stack(id, 7, StackEnd::Complete, &[site, main]);
+        recorder.explain(key, 7, StackEnd::Complete, &[site, main]);
     }
     let function = Function::Malloc;
     if leaks {

@@ -83,8 +83,8 @@ impl Recorder {
     }
 
     /// Takes one event in. `now_ms` is milliseconds since the recording began. A Stack event needs
-    /// its frames looked up and handed to [`set_stack`](Self::set_stack) as well, when
-    /// [`wants_stack`](Self::wants_stack) says so.
+    /// its frames looked up and handed to [`explain`](Self::explain) before, when
+    /// [`is_unexplained`](Self::is_unexplained) says so.
     #[inline]
     pub fn apply(&mut self, event: &Event<'_>, now_ms: u64) {
         self.heap.apply(event, now_ms);
@@ -97,15 +97,22 @@ impl Recorder {
         self.now_ms = now_ms;
     }
 
-    /// The stack's id when its frames are not known yet.
-    pub fn wants_stack(&mut self, key: StackKey, pid: u32) -> Option<StackId> {
-        let id = self.heap.stack_id(key, pid);
-        self.tables.wants_stack(id).then_some(id)
+    /// True when the frames behind a key are not known yet.
+    pub fn is_unexplained(&self, key: StackKey) -> bool {
+        self.heap.find_stack(key).is_none_or(|id| self.tables.wants_stack(id))
     }
 
-    /// Sets the frames of a stack, innermost first, as locations of [`Self::tables`]; the first
-    /// call for an id wins.
-    pub fn set_stack(&mut self, id: StackId, pid: u32, end: StackEnd, locations: &[LocationId]) {
+    /// Sets the frames behind a key, innermost first, as locations of [`Self::tables`]. A stack of
+    /// the process with the same frames and end that is known already is the same stack: call it
+    /// before the first event with this key is applied.
+    pub fn explain(&mut self, key: StackKey, pid: u32, end: StackEnd, locations: &[LocationId]) {
+        if self.heap.find_stack(key).is_none()
+            && let Some(same) = self.tables.find_stack(pid, end, locations)
+        {
+            self.heap.alias_stack(key, same);
+            return;
+        }
+        let id = self.heap.stack_id(key, pid);
         self.add_missing_stacks();
         self.tables.set_stack(id, pid, end, locations);
     }

@@ -21,7 +21,7 @@ use super::{
     read_from, read_recording,
 };
 use crate::heap::model_tests::events;
-use crate::profile::{Line, Losses, MAX_TIME_POINTS, Meta, Profile, StackId};
+use crate::profile::{Line, Losses, MAX_TIME_POINTS, Meta, Profile};
 use crate::stream::event::Event;
 
 /// A disk of limited size.
@@ -141,13 +141,13 @@ impl Session {
         match step {
             Step::Event(event) => recorder.apply(event, self.now_ms),
             Step::Stack(key, frames) => {
-                if let Some(id) = recorder.wants_stack(*key, 1) {
+                if recorder.is_unexplained(*key) {
                     let libc = recorder.tables.module("/lib/libc.so.6", "c0ffee");
                     let frames: Vec<_> = frames
                         .iter()
                         .map(|at| recorder.tables.location((at % 2 == 0).then_some(libc), *at))
                         .collect();
-                    recorder.set_stack(id, 1, StackEnd::DepthLimit, &frames);
+                    recorder.explain(*key, 1, StackEnd::DepthLimit, &frames);
                 }
             }
             Step::Lines(at, names) => {
@@ -633,7 +633,25 @@ fn allocations_of_stacks_without_a_record_are_counted_until_it_comes() {
     let profile = read_bytes(&session.disk.bytes()).expect("flushes").profile;
     assert_eq!(profile.losses.unknown_stacks, 1);
     assert_eq!(profile.stacks[0].locations.len(), 1);
-    assert_eq!(session.recorder.wants_stack(6, 1), Some(1 as StackId));
+    assert!(session.recorder.is_unexplained(6));
+    assert!(!session.recorder.is_unexplained(5));
+}
+
+#[test]
+fn equal_frames_under_two_keys_are_one_stack() {
+    let mut session = Session::new();
+    let function = Function::Malloc;
+    for (address, stack) in [(1, 5), (2, 6), (3, 7)] {
+        // The third has other frames.
+        session.step(&Step::Stack(stack, vec![1, if stack == 7 { 3 } else { 2 }]));
+        let alloc = Event::Alloc { pid: 1, tid: 1, address, size: 10, stack, function };
+        session.step(&Step::Event(alloc));
+    }
+    session.flush();
+    let profile = read_bytes(&session.disk.bytes()).expect("flushes").profile;
+    let calls: Vec<u64> = profile.costs.iter().map(|cost| cost.alloc_calls).collect();
+    assert_eq!(calls, [2, 1]);
+    assert_eq!(profile.losses.unknown_stacks, 0);
 }
 
 #[test]

@@ -216,6 +216,12 @@ impl Heap {
         self.stacks.find(key)
     }
 
+    /// Makes a key that was not seen yet another name of a stack: the kernel side gives a new one when
+    /// the process has mapped something since, whatever the frames.
+    pub fn alias_stack(&mut self, key: StackKey, id: StackId) {
+        self.stacks.alias(key, id);
+    }
+
     /// Number of stacks; their ids are those below it.
     pub fn stack_count(&self) -> usize {
         self.stacks.len()

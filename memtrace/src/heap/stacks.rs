@@ -91,6 +91,11 @@ impl Stacks {
         self.ids.get(&key).copied()
     }
 
+    /// Makes a key that was not seen yet another name of a stack.
+    pub(super) fn alias(&mut self, key: StackKey, id: StackId) {
+        self.ids.entry(key).or_insert(id);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -163,7 +163,7 @@ impl Programs {
     }
 
     /// Has a process stopped at its first allocation after an exec, before that happens, so that its
-    /// mappings can be told to the unwinder; it then is one of [`stopped`](Self::stopped).
+    /// mappings can be told to the unwinder; its count of [`stops`](Self::stops) then grows.
     pub fn hold_until_known(&mut self, pid: u32) -> Result<(), LoadError> {
         self.processes
             .insert(pid, u64::from(HOLD_UNTIL_KNOWN), 0)
@@ -180,20 +180,14 @@ impl Programs {
         program_fd(&self.ebpf, RETURN)
     }
 
-    /// The map of processes stopped by `--lossless`: key tgid (u32), value u64.
+    /// The map behind [`stops`](Self::stops): key tgid (u32), value u64.
     pub fn stopped_fd(&self) -> BorrowedFd<'_> {
         self.stopped_fd.as_fd()
     }
 
-    /// The processes that were stopped and not yet forgotten.
-    pub fn stopped(&self) -> Vec<u32> {
-        self.stopped.keys().filter_map(Result::ok).collect()
-    }
-
-    /// Forgets that a process was stopped.
-    pub fn forget_stopped(&mut self, pid: u32) {
-        // Absent means that the watchdog was faster.
-        let _ = self.stopped.remove(&pid);
+    /// How often each process was stopped so far.
+    pub fn stops(&self) -> Vec<(u32, u64)> {
+        self.stopped.iter().filter_map(Result::ok).collect()
     }
 
     /// Every counter, summed over the CPUs, in slot order.

@@ -158,16 +158,19 @@ fn execute(will: &Page) {
     close_all_but(&mut keep);
     everyone.iter().for_each(|&fd| close(fd));
     continue_stopped(stopped);
+    // Programs that ran when their events were closed have ended by then.
+    sleep_ms(tracefs::STRAGGLERS.as_millis() as i64);
+    continue_stopped(stopped);
 
     if tracefs_dir != NONE {
         remove_events(will, tracefs_dir);
     }
 }
 
-/// As [`tracefs`] says: not before nobody has the events open, and a little later still.
+/// As [`tracefs`] says: not before nobody has the events open, and a little later still (the caller
+/// has waited).
 fn remove_events(will: &Page, tracefs_dir: RawFd) {
     let token = will.token.load(Ordering::Acquire);
-    sleep_ms(tracefs::STRAGGLERS.as_millis() as i64);
     for _ in 0..200 {
         let fd = open_events(tracefs_dir);
         if fd != NONE && tracefs::try_lock(fd, token).is_ok() {
@@ -203,27 +206,27 @@ fn open_events(tracefs_dir: RawFd) -> RawFd {
     }
 }
 
-/// SIGCONT to everybody in the map, who then is taken out.
+/// SIGCONT to everybody who was ever stopped. Nobody is taken out: a stop that comes between the
+/// signal and the removal would go unseen.
 fn continue_stopped(map: RawFd) {
     const GET_NEXT_KEY: u32 = 4;
-    const DELETE: u32 = 3;
     if map == NONE {
         return;
     }
-    // A key that cannot be deleted would come again for ever.
+    let mut key;
+    let mut next = 0u32;
+    let mut previous = std::ptr::null::<u32>();
+    // The map changes meanwhile: not for ever.
     for _ in 0..memtrace_common::limits::MAX_PROCESSES {
-        let mut key = 0u32;
-        // The attribute of both commands begins: descriptor, key, value or next key.
-        let mut attr = [map as u64, 0, (&raw mut key) as u64, 0];
+        // The command's attribute begins: descriptor, key, next key.
+        let mut attr = [map as u64, previous as u64, (&raw mut next) as u64, 0];
         if bpf(GET_NEXT_KEY, &mut attr) != 0 {
             return;
         }
+        key = next;
+        previous = &raw const key;
         // SAFETY: a signal that does nothing to a process that is not stopped.
         unsafe { libc::kill(key as i32, libc::SIGCONT) };
-        let mut attr = [map as u64, (&raw const key) as u64, 0, 0];
-        if bpf(DELETE, &mut attr) != 0 {
-            return;
-        }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Tables {
     pub(crate) stacks: Vec<Stack>,
     /// One per stack: its Stack record came.
     explained: Vec<bool>,
+    /// Explained stacks by what they are.
+    stack_ids: HashTable<StackId>,
     pub(crate) changed_lines: Dirty,
     pub(crate) changed_stacks: Dirty,
 }
@@ -140,8 +142,26 @@ impl Tables {
         }
         let locations = &locations[..locations.len().min(MAX_FRAMES)];
         self.explained[id as usize] = true;
-        self.stacks[id as usize] = Stack { locations: locations.to_vec(), end: end as u8, pid };
+        let stack = Stack { locations: locations.to_vec(), end: end as u8, pid };
+        let stacks = &self.stacks;
+        let hash = |stack: &Stack| FxBuildHasher.hash_one(stack);
+        self.stack_ids.insert_unique(hash(&stack), id, |id| hash(&stacks[*id as usize]));
+        self.stacks[id as usize] = stack;
         self.changed_stacks.mark(id);
+    }
+
+    /// The stack of this process with these frames and this end, if its record has come.
+    pub(crate) fn find_stack(
+        &self,
+        pid: u32,
+        end: StackEnd,
+        locations: &[LocationId],
+    ) -> Option<StackId> {
+        let locations = &locations[..locations.len().min(MAX_FRAMES)];
+        let stack = Stack { locations: locations.to_vec(), end: end as u8, pid };
+        self.stack_ids
+            .find(FxBuildHasher.hash_one(&stack), |id| self.stacks[*id as usize] == stack)
+            .copied()
     }
 
     /// Adds the next stack, whose record has not come.

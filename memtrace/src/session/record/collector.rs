@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use rustc_hash::FxHashSet;
 
 use crate::{
     file::Recorder,
@@ -48,6 +49,10 @@ pub struct Collector {
     asked_below: LocationId,
     /// Processes alive, targets and their children.
     living: Vec<u32>,
+    /// Announced processes, from an exec to their first allocation.
+    held: FxHashSet<u32>,
+    /// Processes that are held again after each exec.
+    announced: FxHashSet<u32>,
     to_anchor: Vec<u32>,
     ended: Vec<u32>,
 }
@@ -66,6 +71,8 @@ impl Collector {
             modules: Vec::new(),
             asked_below: 0,
             living: Vec::new(),
+            held: FxHashSet::default(),
+            announced: FxHashSet::default(),
             to_anchor: Vec::new(),
             ended: Vec::new(),
         })
@@ -84,6 +91,7 @@ impl Collector {
     /// Announces a process whose program is not running yet.
     pub fn expect(&mut self, pid: u32) {
         self.mappings.follow(pid);
+        self.announced.insert(pid);
         self.living.push(pid);
     }
 
@@ -107,9 +115,9 @@ impl Collector {
         match *event {
             Event::Stack { pid, stack, time_ns, end, addresses } => {
                 self.catch_up(time_ns);
-                if let Some(id) = self.recorder.wants_stack(stack, pid) {
+                if self.recorder.is_unexplained(stack) {
                     let locations = self.locate(pid, addresses);
-                    self.recorder.set_stack(id, pid, end, &locations);
+                    self.recorder.explain(stack, pid, end, &locations);
                 }
             }
             Event::Fork { pid: _, child } => {
@@ -121,6 +129,9 @@ impl Collector {
                 self.mappings.forget(pid);
                 self.living.retain(|&other| other != pid);
                 self.ended.push(pid);
+            }
+            Event::Exec { pid } if self.announced.contains(&pid) => {
+                self.held.insert(pid);
             }
             Event::Exit { pid, tid, last: false } if pid == tid => self.to_anchor.push(pid),
             _ => {}
@@ -184,9 +195,11 @@ impl Collector {
         self.unwinding.refresh();
     }
 
-    /// Tells the kernel-side unwinder of all that a stopped process has mapped.
+    /// Tells the kernel-side unwinder of all that a process has mapped which is held for that.
     pub fn make_known(&mut self, pid: u32) {
-        self.unwinding.refresh_one(pid);
+        if self.held.remove(&pid) {
+            self.unwinding.refresh_one(pid);
+        }
     }
 
     fn locate(&mut self, pid: u32, addresses: Addresses<'_>) -> Vec<LocationId> {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustc_hash::FxHashMap;
 use tokio::time::MissedTickBehavior;
 
 use crate::{
@@ -51,6 +52,8 @@ pub struct Drain {
     /// Set when the file could not be written, until it can again.
     write_error: Option<String>,
     unwritten_bytes: u64,
+    /// Stops of each process that it was continued after.
+    continued: FxHashMap<u32, u64>,
 }
 
 impl Drain {
@@ -76,6 +79,7 @@ impl Drain {
             next_flush_ms: FLUSH_EVERY_MS,
             write_error: None,
             unwritten_bytes: 0,
+            continued: FxHashMap::default(),
         })
     }
 
@@ -144,9 +148,7 @@ impl Drain {
     }
 
     fn take_events(&mut self, limit: usize) -> usize {
-        let now_ms = self.now_ms();
-        let collector = &mut self.collector;
-        let taken = self.ring.drain(limit, |event| collector.event(event, now_ms));
+        let taken = self.drain_ring(limit);
         self.collector.refresh_unwinding();
         if taken < limit {
             self.collector.apply_mappings();
@@ -156,16 +158,27 @@ impl Drain {
         taken
     }
 
+    fn drain_ring(&mut self, limit: usize) -> usize {
+        let now_ms = self.now_ms();
+        let collector = &mut self.collector;
+        self.ring.drain(limit, |event| collector.event(event, now_ms))
+    }
+
     /// Continues the processes that the kernel side has stopped, because the ring was half full or
     /// their mappings were not known.
     fn continue_stopped(&mut self) {
-        for pid in self.programs.stopped() {
+        let mut stops = self.programs.stops();
+        stops.retain(|(pid, count)| self.continued.get(pid) != Some(count));
+        if stops.is_empty() {
+            return;
+        }
+        // Whatever happened before the stop, an exec for one, is in the ring by now.
+        self.drain_ring(BATCH);
+        for (pid, count) in stops {
             self.collector.make_known(pid);
-            // Continued before it is forgotten: if memtrace dies in between, the watchdog finds it.
-            // And once more after, for a stop that came in between and was forgotten with it.
             send_continue(pid);
-            self.programs.forget_stopped(pid);
-            send_continue(pid);
+            // A stop that came after the count was read makes it differ again.
+            self.continued.insert(pid, count);
         }
     }
 
